@@ -1,0 +1,138 @@
+"""The gate: the one way into a unit, for every port.
+
+Theory of operation. A unit is serial unless its class says `concurrent`: one operation at a time,
+over all connections and ports. Whoever runs an operation holds the gate. The owner of a connection
+takes it once for a batch (`enter`, `leave`) and runs inline operations itself; everything else is
+an `Operation` that `submit` hands to the unit's dispatcher, whose threads take the gate in turn.
+
+An owner never waits for a slow operation: where the dispatcher may hold the gate for long, `enter`
+gives up at once, and the owner's operations go to the dispatcher's queue as well.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import threading
+from collections.abc import Callable
+
+from userdisk import errors
+from userdisk.dispatcher import Dispatcher
+from userdisk.operation import Kind, Operation
+from userdisk.unit import Buffer, Inline, Parameters, StorageUnit
+
+log = logging.getLogger("userdisk")
+
+
+#: What the unit must declare inline for the operation to be, without and with FUA.
+_INLINE: dict[Kind, tuple[Inline, Inline]] = {
+    Kind.READ: (Inline.READ, Inline.FLUSH),
+    Kind.WRITE: (Inline.WRITE, Inline.FLUSH),
+    Kind.FLUSH: (Inline.FLUSH, Inline.FLUSH),
+    Kind.UNMAP: (Inline.UNMAP, Inline.UNMAP),
+    Kind.ZERO: (Inline.WRITE, Inline.FLUSH),
+    Kind.EXTENTS: (Inline.UNMAP, Inline.UNMAP),
+}
+
+
+class Gate:
+    """The way into one unit. All methods may be called from any thread."""
+
+    def __init__(self, unit: StorageUnit, name: str = "") -> None:
+        self.unit = unit
+        self.parameters: Parameters = unit.parameters
+        self.name = name or type(unit).__name__
+        #: None, or what limits access to the unit now; set it and ports take their slow path.
+        self.restricted: object | None = None
+        self._inline = {
+            (kind, fua): not inspect.iscoroutinefunction(getattr(unit, kind.name.lower()))
+            and needed[fua] in unit.inline
+            for kind, needed in _INLINE.items()
+            for fua in (False, True)
+        }
+        #: Whether a plain (not FUA) read or write runs on the caller's thread.
+        self.inline_read = self._inline[Kind.READ, False]
+        self.inline_write = self._inline[Kind.WRITE, False]
+        self.all_inline = all(self._inline.values())
+        self._lock = None if unit.concurrent else threading.Lock()
+        self._dispatcher = Dispatcher(unit, self._lock)
+        self._opened = False
+
+    # -- life ----------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Open the unit. Blocks. Raises what the unit raises."""
+        self._dispatcher.call(self.unit.open)
+        self._opened = True
+
+    def close(self) -> None:
+        """Finish what is queued, flush, close the unit. Blocks.
+
+        Raises what the last flush or close raised; the unit is closed all the same.
+        """
+        if not self._opened:
+            return
+        self._opened = False
+        self._dispatcher.drain()
+        try:
+            if not self.parameters.write_protected:
+                self._dispatcher.call(self.unit.flush)
+        finally:
+            try:
+                self._dispatcher.call(self.unit.close)
+            finally:
+                self._dispatcher.stop()
+
+    # -- inline operations ---------------------------------------------------------------------
+
+    def enter(self) -> bool:
+        """Take the gate for inline operations, never for long; False: use `submit` instead."""
+        if self._lock is None:
+            return True
+        return self._lock.acquire(blocking=self.all_inline)
+
+    def leave(self) -> None:
+        """Give the gate back after `enter` returned True."""
+        if self._lock is not None:
+            self._lock.release()
+
+    def runs_inline(self, operation: Operation) -> bool:
+        """Whether the operation is bounded in time: run it with `run` between enter and leave."""
+        return self._inline[operation.kind, operation.fua]
+
+    def run(self, operation: Operation) -> None:
+        """Run an inline operation on this thread, which has entered; sets result or error."""
+        operation.perform(self.unit)
+
+    # -- everything else -----------------------------------------------------------------------
+
+    def submit(self, operation: Operation, done: Callable[[Operation], None]) -> None:
+        """Queue an operation; `done` is called on a thread of the unit when it has ended."""
+        operation.done = done
+        self._dispatcher.submit(operation)
+
+    def cancel(self, operation: Operation) -> None:
+        """Take a queued operation out of the queue: `done` is called at once with `Aborted`.
+
+        One that runs already goes on to its end.
+        """
+        self._dispatcher.cancel(operation)
+
+    # -- results -------------------------------------------------------------------------------
+
+    def failed(self, error: BaseException, kind: Kind) -> errors.StorageError:
+        """The table's entry for what the unit raised; logs the traceback of a bug."""
+        if errors.is_bug(error):
+            log.error("unit %s: %s failed", self.name, kind.name.lower(), exc_info=error)
+        return errors.from_exception(error, writing=kind not in (Kind.READ, Kind.EXTENTS))
+
+    def checked_read(self, data: Buffer, length: int) -> Buffer:
+        """`data`, if it is what a read of `length` bytes must return; else raises HardwareError."""
+        view = memoryview(data)
+        if view.nbytes != length:
+            raise errors.HardwareError(
+                f"unit {self.name}: read returned {view.nbytes} bytes instead of {length}"
+            )
+        if view.contiguous and view.format == "B" and view.ndim == 1:
+            return data
+        return view.cast("B") if view.c_contiguous else view.tobytes()

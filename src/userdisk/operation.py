@@ -1,0 +1,87 @@
+"""One call of a storage unit's method, as a value: what is asked, then its result or error."""
+
+from __future__ import annotations
+
+import enum
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from userdisk.unit import Extents, StorageUnit
+
+
+class Kind(enum.IntEnum):
+    """What an operation does; the value indexes the tables below."""
+
+    READ = 0
+    WRITE = 1
+    FLUSH = 2
+    UNMAP = 3
+    ZERO = 4
+    EXTENTS = 5
+
+
+class Operation:
+    """One call of a unit's method: what is asked, and then its result or error.
+
+    `done(operation)` is called once, on whatever thread the operation ends; `result` or `error`
+    is set by then. Belongs to one port at a time; not thread-safe.
+    """
+
+    __slots__ = ("blocks", "data", "done", "error", "extents", "fua", "kind", "lba", "queued",
+                 "result")  # fmt: skip
+
+    def __init__(
+        self,
+        kind: Kind,
+        lba: int = 0,
+        blocks: int = 0,
+        *,
+        data: memoryview | None = None,
+        extents: Extents = (),
+        fua: bool = False,
+    ) -> None:
+        self.kind = kind
+        self.lba = lba
+        self.blocks = blocks
+        self.data = data
+        self.extents = extents
+        self.fua = fua
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.done: Callable[[Operation], None] | None = None
+        self.queued = False  # waiting in a dispatcher: may still be cancelled
+
+    def call(self, unit: StorageUnit) -> Any:
+        """Call the unit's method; returns what it returns (a coroutine if it is `async def`)."""
+        return _CALLS[self.kind](unit, self)
+
+    def perform(self, unit: StorageUnit) -> None:
+        """Run the operation and keep its result or exception; for plain (not async) units."""
+        try:
+            self.result = self.call(unit)
+        except Exception as error:
+            self.error = error
+
+    async def perform_async(self, unit: StorageUnit) -> None:
+        """Like `perform`, for units with `async def` methods."""
+        try:
+            result = self.call(unit)
+            self.result = await result if inspect.isawaitable(result) else result
+        except Exception as error:
+            self.error = error
+
+
+def _write(unit: StorageUnit, operation: Operation) -> Any:
+    assert operation.data is not None
+    return unit.write(operation.lba, operation.data, operation.fua)
+
+
+_CALLS: dict[Kind, Callable[[StorageUnit, Operation], Any]] = {
+    Kind.READ: lambda unit, op: unit.read(op.lba, op.blocks, op.fua),
+    Kind.WRITE: _write,
+    Kind.FLUSH: lambda unit, op: unit.flush(),
+    Kind.UNMAP: lambda unit, op: unit.unmap(op.extents),
+    Kind.ZERO: lambda unit, op: unit.zero(op.lba, op.blocks, op.fua),
+    Kind.EXTENTS: lambda unit, op: list(unit.extents(op.lba, op.blocks)),
+}
