@@ -1,0 +1,116 @@
+"""The options that describe a unit, the same for every command that opens one.
+
+A command lists `UNIT_OPTIONS` among its parameters and takes `**options`; `UnitOptions(**options)`
+then opens units. Sizes are text until `userdisk.backend` reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import click
+
+from userdisk.errors import UsageError
+
+if TYPE_CHECKING:
+    from userdisk.unit import StorageUnit
+
+UNIT_HELP = (
+    "UNIT is ram:SIZE, an image file, a block device, or module:Class or file.py:Class for a"
+    " class of your own."
+)
+
+UNIT_OPTIONS: Sequence[click.Option] = (
+    click.Option(
+        ["--size"],
+        metavar="SIZE",
+        help="Size of the disk, e.g. 10G; a new image file is created sparse with this size.",
+    ),
+    click.Option(["--block-length"], metavar="BYTES", help="512 (default), 1024, 2048 or 4096."),
+    click.Option(
+        ["--physical-block-length"],
+        metavar="BYTES",
+        help="Block length of the medium; 4096 with --block-length 512 is a 512e disk.",
+    ),
+    click.Option(["--read-only"], is_flag=True, help="Present the disk write protected."),
+    click.Option(["--product-id"], metavar="TEXT", help="INQUIRY product, 1 to 16 characters."),
+    click.Option(["--product-revision"], metavar="TEXT", help="INQUIRY revision, 1 to 4."),
+    click.Option(["--new-guid"], is_flag=True, help="Give the disk a new identity."),
+    click.Option(
+        ["--option", "option"],
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Option for the unit's class; may be repeated.",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class UnitOptions:
+    """The values of `UNIT_OPTIONS`, as click gives them."""
+
+    size: str | None = None
+    block_length: str | None = None
+    physical_block_length: str | None = None
+    read_only: bool = False
+    product_id: str | None = None
+    product_revision: str | None = None
+    new_guid: bool = False
+    option: Sequence[str] = ()
+
+    def open(self, spec: str) -> StorageUnit:
+        """The unit that `spec` names; it is not opened yet. Raises `UsageError`.
+
+        Blocks while files are looked at and user code is imported.
+        """
+        from userdisk.backend import open_unit, parse_size
+
+        def size(name: str, text: str | None) -> int | None:
+            if text is None:
+                return None
+            try:
+                return parse_size(text)
+            except UsageError as error:
+                raise UsageError(f"--{name}: {error}") from None
+
+        return open_unit(
+            spec,
+            size=size("size", self.size),
+            block_length=size("block-length", self.block_length),
+            physical_block_length=size("physical-block-length", self.physical_block_length),
+            read_only=self.read_only,
+            product_id=self.product_id,
+            product_revision=self.product_revision,
+            options=_pairs(self.option),
+            new_guid=self.new_guid,
+        )
+
+
+def unit_name(spec: str) -> str:
+    """What a unit is called in messages and default names.
+
+    The last part of a path, the class of `file.py:Class`, or the scheme of `ram:1G`.
+    """
+    scheme, colon, rest = spec.partition(":")
+    if colon and rest and "/" not in scheme and "\\" not in scheme and "." not in scheme:
+        whole_word = rest.replace("_", "").isalnum() and rest[0].isalpha()
+        return rest if whole_word else scheme
+    if colon:
+        tail = spec.rpartition(":")[2]
+        if tail.isidentifier():
+            return tail
+    return spec.rstrip("/\\").replace("\\", "/").rpartition("/")[2] or spec
+
+
+def _pairs(items: Sequence[str]) -> Mapping[str, str]:
+    pairs: dict[str, str] = {}
+    for item in items:
+        key, equals, value = item.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--option {item}: write it as KEY=VALUE")
+        if key in pairs:
+            raise UsageError(f"--option {key}: given twice")
+        pairs[key] = value
+    return pairs
