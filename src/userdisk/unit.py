@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from userdisk.errors import UsageError, Unsupported
+from userdisk.errors import Unsupported, UsageError
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
@@ -187,11 +187,11 @@ class StorageUnit:
 
     # -- what a unit does --------------------------------------------------------------------
 
-    def open(self) -> None | Awaitable[None]:
+    def open(self) -> Awaitable[None] | None:
         """Called once before the first operation. The default does nothing."""
         return None
 
-    def close(self) -> None | Awaitable[None]:
+    def close(self) -> Awaitable[None] | None:
         """Called once after the last operation; a last `flush` came before it."""
         return None
 
@@ -203,7 +203,7 @@ class StorageUnit:
         """
         raise Unsupported("read is not implemented")
 
-    def write(self, lba: int, data: memoryview, fua: bool) -> None | Awaitable[None]:
+    def write(self, lba: int, data: memoryview, fua: bool) -> Awaitable[None] | None:
         """Store `data`, a whole number of blocks, at `lba`.
 
         `data` is read-only and valid until the method returns (or its coroutine ends): copy what
@@ -211,15 +211,15 @@ class StorageUnit:
         """
         raise Unsupported("write is not implemented")
 
-    def flush(self) -> None | Awaitable[None]:
+    def flush(self) -> Awaitable[None] | None:
         """Return when everything written before the call is durable."""
         return None
 
-    def unmap(self, extents: Extents) -> None | Awaitable[None]:
+    def unmap(self, extents: Extents) -> Awaitable[None] | None:
         """Forget the blocks of each (lba, blocks) pair; pairs may overlap."""
         raise Unsupported("unmap is not implemented")
 
-    def zero(self, lba: int, blocks: int, fua: bool) -> None | Awaitable[None]:
+    def zero(self, lba: int, blocks: int, fua: bool) -> Awaitable[None] | None:
         """Make the blocks read as zeros; at most `max_transfer_length` at a time.
 
         The default writes zeros.
@@ -233,7 +233,7 @@ class StorageUnit:
         """
         yield Extent(lba, blocks)
 
-    def batch(self, operations: Sequence[object]) -> None | Awaitable[None]:
+    def batch(self, operations: Sequence[object]) -> Awaitable[None] | None:
         """Perform operations that are waiting together; override to merge or submit them at once.
 
         Each is a `userdisk.gate.Operation`: `operation.perform(self)` runs it and keeps its result
