@@ -93,15 +93,12 @@ def unit_name(spec: str) -> str:
 
     The last part of a path, the class of `file.py:Class`, or the scheme of `ram:1G`.
     """
-    scheme, colon, rest = spec.partition(":")
-    if colon and rest and "/" not in scheme and "\\" not in scheme and "." not in scheme:
-        whole_word = rest.replace("_", "").isalnum() and rest[0].isalpha()
-        return rest if whole_word else scheme
-    if colon:
-        tail = spec.rpartition(":")[2]
-        if tail.isidentifier():
-            return tail
-    return spec.rstrip("/\\").replace("\\", "/").rpartition("/")[2] or spec
+    scheme, colon, rest = spec.rpartition(":")
+    if colon and rest.isidentifier():
+        return rest
+    if colon and scheme.isidentifier() and len(scheme) > 1:
+        return scheme
+    return spec.replace("\\", "/").rstrip("/").rpartition("/")[2] or spec
 
 
 def _pairs(items: Sequence[str]) -> Mapping[str, str]:

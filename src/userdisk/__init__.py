@@ -1,0 +1,53 @@
+"""Any Python class becomes a disk: subclass `StorageUnit`, define `read` and `write`, serve it.
+
+unit, errors, operation   what a user writes; the error table; one call of a unit's method
+gate, dispatcher          the one way into a unit; threads and event loops of slow units
+backend, identity         units that come with userdisk (ram, file, block device); who a disk is
+scsi, target              wire formats; the engine that runs SCSI commands          (pure)
+iscsi                     PDUs, login, sessions, connections                        (pure)
+portal, transport, server owner threads of connections; the server that holds everything
+attach                    making a unit a block device of this machine
+cli                       the command `userdisk`
+testing                   the suite that checks a storage unit of your own
+"""
+
+from userdisk.errors import (
+    Aborted,
+    HardwareError,
+    MediumError,
+    NoMedium,
+    NotReady,
+    OutOfMemory,
+    OutOfRange,
+    OutOfSpace,
+    StorageError,
+    Unsupported,
+    UsageError,
+    UserdiskError,
+    WriteError,
+    WriteProtected,
+)
+from userdisk.unit import Buffer, Extent, Extents, Inline, Parameters, StorageUnit
+
+__all__ = [
+    "Aborted",
+    "Buffer",
+    "Extent",
+    "Extents",
+    "HardwareError",
+    "Inline",
+    "MediumError",
+    "NoMedium",
+    "NotReady",
+    "OutOfMemory",
+    "OutOfRange",
+    "OutOfSpace",
+    "Parameters",
+    "StorageError",
+    "StorageUnit",
+    "Unsupported",
+    "UsageError",
+    "UserdiskError",
+    "WriteError",
+    "WriteProtected",
+]

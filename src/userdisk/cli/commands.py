@@ -1,0 +1,40 @@
+"""The table of commands, and the group that imports a command's module when it is used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Final
+
+import click
+
+#: command -> module whose `commands` list holds it; in the order of the help page.
+_MODULES: Final = {
+    "serve": "userdisk.cli.serve",
+    "attach": "userdisk.cli.attach",
+    "mount": "userdisk.cli.attach",
+    "eject": "userdisk.cli.attach",
+    "list": "userdisk.cli.attach",
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports the module of one command, not of all."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_MODULES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _MODULES:
+            return None
+        commands: list[click.Command] = importlib.import_module(_MODULES[cmd_name]).commands
+        return next(command for command in commands if command.name == cmd_name)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="userdisk", message="%(package)s %(version)s")
+def userdisk() -> None:
+    """Any Python class becomes a disk.
+
+    serve offers units to the network over iSCSI; attach and mount make a unit a disk of this
+    machine; eject takes it away again.
+    """
