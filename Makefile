@@ -1,0 +1,72 @@
+# What to do with a clone of userdisk. `make` alone explains itself.
+
+# A distribution's own Python is usually the best optimised; it must be able to make a venv.
+PYTHON ?= $(shell for python in /usr/bin/python3 python3 python3.14 python3.13 python3.12 python3.11; do \
+	"$$python" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' \
+	> /dev/null 2>&1 && { echo "$$python"; break; }; done)
+VENV := .venv
+BIN := $(VENV)/bin
+
+# Slow, or needs programs of other projects; everything else is the unit part.
+SYSTEM_TESTS := $(wildcard $(addprefix tests/,attach bench conformance docs interop guest))
+SOURCES := $(wildcard src tests bench examples)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup packages check format unit test bench demo clean
+
+help: ## this text
+	@echo 'make TARGET, where TARGET is one of'
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@echo
+	@echo 'PYTHON=/path/to/python3 chooses the Python (3.11 or later); now: $(or $(PYTHON),none found)'
+
+setup: $(VENV)/ready ## make .venv with userdisk (editable), its extras and the tools for tests
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo 'no Python >= 3.11 that can make a venv was found;' \
+	  'on Debian: apt-get install python3-venv; or say PYTHON=/path/to/python3' >&2; exit 1; }
+	@test -x $(BIN)/python || { echo "making $(VENV) with $$($(PYTHON) --version)"; \
+	  $(PYTHON) -m venv $(VENV); }
+	@echo 'installing userdisk and the tools for tests'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --editable '.[test]' --constraint constraints.txt
+	@touch $@
+
+packages: ## install the Debian packages that tests use (packages.txt), if root and on Debian
+	@command -v dpkg-query > /dev/null || { echo 'not a Debian system: tests that need a program' \
+	  'which is missing are skipped'; exit 0; }; \
+	missing=$$(for package in $$(sed 's/#.*//' packages.txt); do \
+	  dpkg-query -W -f '$${db:Status-Status}' "$$package" 2> /dev/null | grep -qx installed \
+	  || echo "$$package"; done | xargs); \
+	test -n "$$missing" || exit 0; \
+	if [ "$$(id -u)" != 0 ]; then echo "not root: tests that need these packages are skipped:" \
+	  "$$missing"; exit 0; fi; \
+	echo "installing $$missing"; export DEBIAN_FRONTEND=noninteractive; \
+	apt-get -qq update && apt-get -qq install --yes --no-install-recommends $$missing > /dev/null
+
+check: setup ## style (ruff format, ruff check) and types (mypy --strict)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy -p userdisk
+
+format: setup ## rewrite the sources in the project's style
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+unit: setup ## the fast tests: no root, no other programs
+	$(BIN)/python -m pytest -q $(addprefix --ignore=,$(SYSTEM_TESTS))
+
+test: setup packages ## every test: unit, then with other people's initiators, kernels and tools
+	$(BIN)/python -m pytest -q $(addprefix --ignore=,$(SYSTEM_TESTS))
+	$(BIN)/python -m pytest -q $(SYSTEM_TESTS)
+
+bench: setup packages ## measure against tgt and the socket limit; BENCH='--quick' for a short run
+	$(BIN)/python bench/run.py $(BENCH)
+
+demo: setup ## see a Python class become a disk, in under a minute
+	$(BIN)/python examples/demo.py
+
+clean: ## remove the environment, caches and what was built
+	rm -rf $(VENV) build dist bench/bin src/*.egg-info .mypy_cache .ruff_cache .pytest_cache \
+	  .hypothesis .coverage
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
