@@ -1,0 +1,75 @@
+"""Names and addresses as people type them: iSCSI names (RFC 7143 4.2.7, RFC 3722), portals."""
+
+from __future__ import annotations
+
+import re
+
+from userdisk.cli.units import unit_name
+from userdisk.errors import UsageError
+
+DEFAULT_PORT = 3260
+_PREFIX = "iqn.2026-11.io.userdisk:"
+_MAX_NAME = 223  # bytes, RFC 7143 4.2.7.1
+
+_NAME = re.compile(
+    r"iqn\.\d{4}-(0[1-9]|1[0-2])\.[a-z0-9][a-z0-9.-]*(:[a-z0-9.:-]+)?"
+    r"|eui\.[0-9a-f]{16}"
+    r"|naa\.([0-9a-f]{16}|[0-9a-f]{32})"
+)
+
+
+def default_target_name(spec: str) -> str:
+    """The target name for a server whose first unit is `spec`: the same for the same name."""
+    name = re.sub(r"[^a-z0-9.-]+", "-", unit_name(spec).lower()).strip("-.")
+    return (_PREFIX + (name or "disk"))[:_MAX_NAME].rstrip("-.")
+
+
+def checked_name(option: str, text: str) -> str:
+    """An iSCSI name in lower case, as RFC 3722 prepares it. Raises `UsageError`."""
+    name = text.lower()
+    if len(name) > _MAX_NAME:
+        raise UsageError(f"{option}: an iSCSI name has at most {_MAX_NAME} characters")
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{option} {text}: not an iSCSI name; write it like iqn.2026-11.org.example:disk1"
+            " (letters, digits, '-', '.' and ':')"
+        )
+    return name
+
+
+def parse_portal(option: str, text: str) -> tuple[str, int]:
+    """`ADDR`, `ADDR:PORT`, `[IPV6]:PORT` as (host, port). Raises `UsageError`."""
+    match = re.fullmatch(r"(?:\[([^\[\]]+)\]|([^\[\]:]+))(?::(\d{1,5}))?", text)
+    if match is None:
+        hint = "; put an IPv6 address in brackets, [::1]:3260" if text.count(":") > 1 else ""
+        raise UsageError(f"{option} {text}: write it as ADDRESS or ADDRESS:PORT{hint}")
+    port = DEFAULT_PORT if match[3] is None else int(match[3])
+    if port > 65535:
+        raise UsageError(f"{option} {text}: a port is at most 65535")
+    return match[1] or match[2], port
+
+
+def portal_text(host: str, port: int) -> str:
+    """`host:port`, with brackets around an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
+    return host == "localhost" or host == "::1" or host.startswith("127.")
+
+
+def is_wildcard(host: str) -> bool:
+    """Whether it stands for every address of this machine."""
+    return host in ("0.0.0.0", "::", "*")
+
+
+_UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+
+
+def size_text(size: int) -> str:
+    """A size for people: exact where it is a whole number of some unit, else two decimals."""
+    power = min(max(size.bit_length() - 1, 0) // 10, len(_UNITS) - 1)
+    value = size / (1 << 10 * power)
+    number = f"{value:.0f}" if value == int(value) else f"{value:.2f}"
+    return f"{number} {_UNITS[power]}"

@@ -1,0 +1,78 @@
+"""CHAP secrets from a file or the environment, never from the command line.
+
+The file's lines are those of `userdisk.iscsi.chap.parse_secrets`. In the environment
+USERDISK_CHAP_USER and USERDISK_CHAP_SECRET are what the initiator must prove,
+USERDISK_CHAP_MUTUAL_USER and USERDISK_CHAP_MUTUAL_SECRET what this target proves in return.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import MutableMapping
+from typing import TYPE_CHECKING
+
+from userdisk.errors import UsageError
+
+if TYPE_CHECKING:
+    from userdisk.iscsi.chap import Credentials
+
+_MAX_FILE = 64 * 1024
+_NAMES = ("USERDISK_CHAP_USER", "USERDISK_CHAP_SECRET",
+          "USERDISK_CHAP_MUTUAL_USER", "USERDISK_CHAP_MUTUAL_SECRET")  # fmt: skip
+
+
+def find_credentials(path: str | None, environment: MutableMapping[str, str]) -> Credentials | None:
+    """The credentials to ask for, or None if there are none.
+
+    Takes the variables out of `environment`, so that no other code and no child sees them.
+    Raises `UsageError`, whose text holds no secret.
+    """
+    user, secret, mutual_user, mutual_secret = (environment.pop(name, "") for name in _NAMES)
+    if path is not None:
+        if secret or mutual_secret:
+            raise UsageError("--chap-file: USERDISK_CHAP_SECRET is set as well; use one of them")
+        return _parse(_read(path), f"--chap-file {path}")
+    for name, needed, given in (
+        (_NAMES[0], user, secret or mutual_user or mutual_secret),
+        (_NAMES[1], secret, user or mutual_user or mutual_secret),
+        (_NAMES[2], mutual_user, mutual_secret),
+        (_NAMES[3], mutual_secret, mutual_user),
+    ):
+        if given and not needed:
+            raise UsageError(f"environment: {name} is not set, but belongs to the others")
+    if not secret:
+        return None
+    text = f"user {user} {secret}\n"
+    if mutual_secret:
+        text += f"mutual {mutual_user} {mutual_secret}\n"
+    return _parse(text, "environment")
+
+
+def _parse(text: str, source: str) -> Credentials:
+    from userdisk.iscsi.chap import parse_secrets
+
+    return parse_secrets(text, source)
+
+
+def _read(path: str) -> str:
+    where = f"--chap-file {path}"
+    try:
+        with open(path, "rb") as file:
+            status = os.fstat(file.fileno())
+            if os.name == "posix" and stat.S_ISREG(status.st_mode):
+                mode = stat.S_IMODE(status.st_mode)
+                if mode & 0o077:
+                    raise UsageError(
+                        f"{where}: other users may read or change it (mode {mode:03o});"
+                        f" chmod 600 {path}"
+                    )
+            data = file.read(_MAX_FILE + 1)
+    except OSError as error:
+        raise UsageError(f"{where}: {error.strerror}") from None
+    if len(data) > _MAX_FILE:
+        raise UsageError(f"{where}: larger than {_MAX_FILE} bytes; is this the right file?")
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise UsageError(f"{where}: not a text file") from None

@@ -1,0 +1,174 @@
+"""What the package promises about itself: imports point down, pure means pure, files are short."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import userdisk
+
+SOURCE = Path(userdisk.__file__).parent
+TESTS = Path(__file__).parent
+
+#: Each part of the package, and the parts that it may import. Nothing else; so no circles.
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "unit": {"errors"},
+    "operation": {"unit"},
+    "dispatcher": {"errors", "unit", "operation"},
+    "gate": {"errors", "unit", "operation", "dispatcher"},
+    "identity": {"errors", "unit"},
+    "backend": {"errors", "unit", "identity"},
+    "scsi": {"errors", "unit"},
+    "target": {"errors", "unit", "operation", "gate", "scsi"},
+    "iscsi": {"errors", "unit", "operation", "gate", "scsi", "target"},
+    "transport": {"errors", "unit"},
+    "portal": {"errors", "unit", "operation", "gate", "target", "iscsi", "transport"},
+    "server": {"errors", "unit", "gate", "target", "iscsi", "transport", "portal"},
+    "initiator_client": {"errors", "unit", "scsi", "iscsi", "transport"},
+    "attach": {"errors", "unit", "operation", "gate", "identity", "backend"},
+    "testing": {"errors", "unit", "operation", "gate"},
+    "cli": {"errors", "unit", "gate", "identity", "backend", "target", "iscsi", "server", "attach"},
+    "__init__": {"errors", "unit"},
+    "__main__": {"cli"},
+}
+
+#: Pure: bytes and values in, bytes and values out. What blocks, or says what time it is, or is
+#: another each time, comes in as an argument.
+PURE = {"scsi", "target", "iscsi", "operation", "errors"}
+PURE_FILES = {"attach/fuse.py"}
+IMPURE_MODULES = {
+    "asyncio", "concurrent", "logging", "multiprocessing", "os", "pathlib", "random", "secrets",
+    "select", "selectors", "signal", "socket", "socketserver", "ssl", "subprocess", "threading",
+    "time",
+}  # fmt: skip
+
+LONGEST = 500  # lines
+
+FILES = sorted(SOURCE.rglob("*.py"))
+ALL_FILES = FILES + sorted(TESTS.rglob("*.py"))
+
+
+def part(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path, *, at_run_time: bool = False) -> Iterator[tuple[str, int]]:
+    """Names of the modules a file imports, with lines; `at_run_time`: not for types alone."""
+    pending: list[ast.AST] = [ast.parse(path.read_text())]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}:{node.lineno}: relative import"
+            assert node.module is not None
+            yield node.module, node.lineno
+            if (
+                node.module == "userdisk"
+                or (SOURCE.parent / node.module.replace(".", "/")).is_dir()
+            ):
+                yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
+        skipped = (
+            at_run_time
+            and isinstance(node, ast.If)
+            and isinstance(node.test, ast.Name)
+            and node.test.id == "TYPE_CHECKING"
+        )
+        pending.extend(node.orelse if skipped else ast.iter_child_nodes(node))  # type: ignore[attr-defined]
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(SOURCE.parent.parent))
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_imports_point_down(path: Path) -> None:
+    here = part(path)
+    assert here in MAY_IMPORT, f"{here}: say in MAY_IMPORT where this part stands"
+    wrong = []
+    for name, line in imports(path):
+        pieces = name.split(".")
+        if pieces[0] == "userdisk" and len(pieces) > 1:
+            there = pieces[1]
+            if there in MAY_IMPORT and there != here and there not in MAY_IMPORT[here]:
+                wrong.append(f"{relative(path)}:{line}: {here} imports {there}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_table_has_no_circle() -> None:
+    done: set[str] = set()
+    while remaining := {name for name in MAY_IMPORT if name not in done}:
+        free = {name for name in remaining if MAY_IMPORT[name] <= done}
+        assert free, f"circle among {sorted(remaining)}"
+        done |= free
+
+
+PURE_PATHS = [
+    path for path in FILES if part(path) in PURE or str(path.relative_to(SOURCE)) in PURE_FILES
+]
+
+
+@pytest.mark.parametrize("path", PURE_PATHS, ids=relative)
+def test_pure_layers_are_pure(path: Path) -> None:
+    wrong = [
+        f"{relative(path)}:{line}: imports {name}"
+        for name, line in imports(path, at_run_time=True)
+        if name.split(".")[0] in IMPURE_MODULES
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_pure_layers_are_there() -> None:
+    assert {part(path) for path in PURE_PATHS} >= PURE
+
+
+def test_the_check_sees_what_it_must(tmp_path: Path) -> None:
+    file = tmp_path / "sample.py"
+    file.write_text(
+        "from typing import TYPE_CHECKING\n"
+        "import os.path as p, struct\n"
+        "if TYPE_CHECKING:\n    import socket\nelse:\n    import ssl\n"
+        "def f():\n    from time import sleep\n"
+    )
+    everything = {"typing", "os.path", "struct", "socket", "ssl", "time"}
+    assert {name for name, _ in imports(file)} == everything
+    assert {name for name, _ in imports(file, at_run_time=True)} == everything - {"socket"}
+
+
+@pytest.mark.parametrize("path", ALL_FILES, ids=lambda path: str(path.relative_to(path.parents[2])))
+def test_a_file_says_what_it_is_and_stays_short(path: Path) -> None:
+    text = path.read_text()
+    if path.name != "__init__.py" or text:
+        assert ast.get_docstring(ast.parse(text)), f"{path}: begins with no docstring"
+    lines = text.count("\n")
+    assert lines <= LONGEST, f"{path}: {lines} lines; split it"
+
+
+def test_no_module_is_a_drawer() -> None:
+    drawers = {"utils", "util", "helpers", "common", "misc", "manager", "managers"}
+    assert not [path for path in FILES if path.stem in drawers]
+
+
+@pytest.mark.parametrize(
+    ("statement", "unwanted"),
+    [
+        ("import userdisk", {"asyncio", "socket", "ssl", "logging", "threading", "click"}),
+        ("import userdisk.cli.main", {"asyncio", "socket", "click", "rich"}),
+        ("import userdisk.cli.serve", {"rich", "ssl", "hypothesis", "userdisk.attach"}),
+    ],
+)
+def test_imports_are_light(statement: str, unwanted: set[str]) -> None:
+    code = f"import sys; {statement}; print(*sys.modules)"
+    loaded = subprocess.check_output(
+        [sys.executable, "-S", "-c", code],
+        text=True,
+        cwd=SOURCE.parent,
+        env={"PYTHONPATH": ":".join(sys.path)},
+    )
+    assert not unwanted & set(loaded.split())
