@@ -44,6 +44,8 @@ class Gate:
         self.name = name or type(unit).__name__
         #: None, or what limits access to the unit now; set it and ports take their slow path.
         self.restricted: object | None = None
+        #: Guards what ports share about the unit (unit attentions, pending tasks); held briefly.
+        self.state_lock = threading.Lock()
         self._inline = {
             (kind, fua): not inspect.iscoroutinefunction(getattr(unit, kind.name.lower()))
             and needed[fua] in unit.inline
@@ -101,8 +103,14 @@ class Gate:
         return self._inline[operation.kind, operation.fua]
 
     def run(self, operation: Operation) -> None:
-        """Run an inline operation on this thread, which has entered; sets result or error."""
-        operation.perform(self.unit)
+        """Run an inline operation on this thread, which has entered; sets result or error.
+
+        The result of a read may be a view of live memory (`StorageUnit.live_reads`).
+        """
+        try:
+            operation.result = operation.call(self.unit)
+        except Exception as error:
+            operation.error = error
 
     # -- everything else -----------------------------------------------------------------------
 

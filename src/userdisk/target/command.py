@@ -13,6 +13,7 @@ from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from userdisk.operation import Operation
+from userdisk.scsi.sense import Sense
 from userdisk.unit import Buffer
 
 if TYPE_CHECKING:
@@ -57,3 +58,11 @@ class Command(NamedTuple):
 
 
 Steps: TypeAlias = "Generator[Operation | Receive, Any, Completion]"
+
+
+class CheckCondition(Exception):
+    """Raised by a handler to end its command with CHECK CONDITION and this sense."""
+
+    def __init__(self, why: Sense) -> None:
+        super().__init__(str(why))
+        self.sense = why

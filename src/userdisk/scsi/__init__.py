@@ -1,0 +1,1 @@
+"""SCSI wire formats: pure functions and tables, no state."""

@@ -1,0 +1,206 @@
+"""Mode parameters: headers, block descriptors and pages (SPC-5 7.5; SBC-4 6.5).
+
+Nothing can be changed yet (no MODE SELECT): changeable masks are zero, default values are the
+current ones, and there are no saved values.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from userdisk.scsi import fields
+from userdisk.scsi.fields import Field, Value
+
+_MAX_U32 = (1 << 32) - 1
+
+ALL_PAGES, ALL_SUBPAGES = 0x3F, 0xFF
+
+#: PAGE CONTROL
+CURRENT, CHANGEABLE, DEFAULT, SAVED = range(4)
+
+_HEADER = (
+    Field("PS", 0, 1, 7),
+    Field("SPF", 0, 1, 6),
+    Field("PAGE CODE", 0, 6, 5),
+    Field("PAGE LENGTH", 1),
+)
+
+
+class Page(NamedTuple):
+    """The layout of a mode page; `length` with its header."""
+
+    name: str
+    code: int
+    length: int
+    fields: Sequence[Field]
+
+    def encode(self, values: dict[str, Value]) -> bytes:
+        """The page with these values."""
+        header: dict[str, Value] = {"PAGE CODE": self.code, "PAGE LENGTH": self.length - 2}
+        return fields.encode(self.length, self.fields, header | values)
+
+
+READ_WRITE_ERROR_RECOVERY = Page(
+    "read-write error recovery",
+    0x01,
+    12,
+    (
+        *_HEADER,
+        Field("AWRE", 2, 1, 7),
+        Field("ARRE", 2, 1, 6),
+        Field("TB", 2, 1, 5),
+        Field("RC", 2, 1, 4),
+        Field("EER", 2, 1, 3),
+        Field("PER", 2, 1, 2),
+        Field("DTE", 2, 1, 1),
+        Field("READ RETRY COUNT", 3),
+        Field("LBPERE", 7, 1, 7),
+        Field("WRITE RETRY COUNT", 8),
+        Field("RECOVERY TIME LIMIT", 10, 16),
+    ),
+)
+CACHING = Page(
+    "caching",
+    0x08,
+    20,
+    (
+        *_HEADER,
+        Field("IC", 2, 1, 7),
+        Field("ABPF", 2, 1, 6),
+        Field("CAP", 2, 1, 5),
+        Field("DISC", 2, 1, 4),
+        Field("SIZE", 2, 1, 3),
+        Field("WCE", 2, 1, 2),
+        Field("MF", 2, 1, 1),
+        Field("RCD", 2, 1, 0),
+        Field("DEMAND READ RETENTION PRIORITY", 3, 4),
+        Field("WRITE RETENTION PRIORITY", 3, 4, 3),
+        Field("DISABLE PREFETCH TRANSFER LENGTH", 4, 16),
+        Field("MINIMUM PREFETCH", 6, 16),
+        Field("MAXIMUM PREFETCH", 8, 16),
+        Field("MAXIMUM PREFETCH CEILING", 10, 16),
+        Field("FSW", 12, 1, 7),
+        Field("LBCSS", 12, 1, 6),
+        Field("DRA", 12, 1, 5),
+        Field("NV_DIS", 12, 1, 0),
+        Field("NUMBER OF CACHE SEGMENTS", 13),
+        Field("CACHE SEGMENT SIZE", 14, 16),
+    ),
+)
+CONTROL = Page(
+    "control",
+    0x0A,
+    12,
+    (
+        *_HEADER,
+        Field("TST", 2, 3, 7),
+        Field("TMF_ONLY", 2, 1, 4),
+        Field("DPICZ", 2, 1, 3),
+        Field("D_SENSE", 2, 1, 2),
+        Field("GLTSD", 2, 1, 1),
+        Field("RLEC", 2, 1, 0),
+        Field("QUEUE ALGORITHM MODIFIER", 3, 4),
+        Field("NUAR", 3, 1, 3),
+        Field("QERR", 3, 2, 2),
+        Field("RAC", 4, 1, 6),
+        Field("UA_INTLCK_CTRL", 4, 2, 5),
+        Field("SWP", 4, 1, 3),
+        Field("ATO", 5, 1, 7),
+        Field("TAS", 5, 1, 6),
+        Field("ATMPE", 5, 1, 5),
+        Field("RWWP", 5, 1, 4),
+        Field("AUTOLOAD MODE", 5, 3, 2),
+        Field("BUSY TIMEOUT PERIOD", 8, 16),
+        Field("EXTENDED SELF-TEST COMPLETION TIME", 10, 16),
+    ),
+)
+POWER_CONDITION = Page(
+    "power condition",
+    0x1A,
+    40,
+    (
+        *_HEADER,
+        Field("PM_BG_PRECEDENCE", 2, 2, 7),
+        Field("STANDBY_Y", 2, 1, 0),
+        Field("IDLE_C", 3, 1, 3),
+        Field("IDLE_B", 3, 1, 2),
+        Field("IDLE_A", 3, 1, 1),
+        Field("STANDBY_Z", 3, 1, 0),
+        Field("IDLE_A CONDITION TIMER", 4, 32),
+        Field("STANDBY_Z CONDITION TIMER", 8, 32),
+        Field("IDLE_B CONDITION TIMER", 12, 32),
+        Field("IDLE_C CONDITION TIMER", 16, 32),
+        Field("STANDBY_Y CONDITION TIMER", 20, 32),
+    ),
+)
+INFORMATIONAL_EXCEPTIONS = Page(
+    "informational exceptions control",
+    0x1C,
+    12,
+    (
+        *_HEADER,
+        Field("PERF", 2, 1, 7),
+        Field("EBF", 2, 1, 5),
+        Field("EWASC", 2, 1, 4),
+        Field("DEXCPT", 2, 1, 3),
+        Field("TEST", 2, 1, 2),
+        Field("EBACKERR", 2, 1, 1),
+        Field("LOGERR", 2, 1, 0),
+        Field("MRIE", 3, 4, 3),
+        Field("INTERVAL TIMER", 4, 32),
+        Field("REPORT COUNT", 8, 32),
+    ),
+)
+
+#: In the order in which page 3Fh returns them.
+PAGES: dict[int, Page] = {
+    page.code: page
+    for page in (
+        READ_WRITE_ERROR_RECOVERY,
+        CACHING,
+        CONTROL,
+        POWER_CONDITION,
+        INFORMATIONAL_EXCEPTIONS,
+    )
+}
+
+
+def values(code: int, *, write_cache: bool) -> dict[str, Value]:
+    """The current values of a page: those that are not zero."""
+    known: dict[int, dict[str, Value]] = {
+        CACHING.code: {"WCE": int(write_cache)},
+        # commands of several connections are not kept in order; there are no log pages to save
+        CONTROL.code: {
+            "GLTSD": 1,
+            "QUEUE ALGORITHM MODIFIER": 1,
+            "BUSY TIMEOUT PERIOD": 0xFFFF,
+        },
+        # no informational exceptions are reported
+        INFORMATIONAL_EXCEPTIONS.code: {"DEXCPT": 1},
+    }
+    return known.get(code, {})
+
+
+def block_descriptor(block_count: int, block_length: int, *, long_lba: bool) -> bytes:
+    """The short (8 bytes) or long LBA (16 bytes) block descriptor."""
+    if long_lba:
+        return struct.pack(">Q4xI", block_count, block_length)
+    return struct.pack(">II", min(block_count, _MAX_U32), block_length)
+
+
+def encode(
+    pages: bytes, descriptor: bytes, *, short: bool, write_protected: bool, long_lba: bool
+) -> bytes:
+    """Mode data with the header of MODE SENSE(6) (`short`) or MODE SENSE(10).
+
+    DPOFUA is always 1: DPO and FUA are accepted.
+    """
+    specific = (0x80 if write_protected else 0) | 0x10
+    length = len(descriptor) + len(pages)
+    if short:
+        header = struct.pack(">BBBB", 3 + length, 0, specific, len(descriptor))
+    else:
+        header = struct.pack(">HBBBxH", 6 + length, 0, specific, long_lba, len(descriptor))
+    return header + descriptor + pages

@@ -1,0 +1,1 @@
+"""The SCSI engine: runs commands against logical units; pure, ports drive it."""

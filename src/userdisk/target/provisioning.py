@@ -1,0 +1,79 @@
+"""Logical block provisioning: UNMAP (SBC-4 4.7, 5.35)."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
+
+from userdisk.operation import Kind, Operation
+from userdisk.scsi import sense
+from userdisk.target.command import GOOD, CheckCondition, Command, Completion, Receive, Steps
+
+if TYPE_CHECKING:
+    from userdisk.target.logical_unit import LogicalUnit
+
+#: The limits that the block limits page announces: blocks of one command, and descriptors.
+MAX_BLOCKS = 1 << 20
+MAX_DESCRIPTORS = 256
+
+_HEADER = 8
+_DESCRIPTOR = struct.Struct(">QI4x")
+
+
+def offered(lu: LogicalUnit) -> bool:
+    """Whether the unit has UNMAP, and so is thin."""
+    return lu.parameters.unmap_supported
+
+
+def receive_all(command: Command, length: int) -> Generator[Receive, Any, bytes]:
+    """Data-out of `length` bytes as one; raises CheckCondition if less was announced."""
+    if command.data_out_length < length:
+        raise CheckCondition(sense.data_out_too_short())
+    pieces = []
+    while length:
+        data = yield Receive(length)
+        if not data:
+            raise CheckCondition(sense.data_out_too_short())
+        pieces.append(bytes(data))
+        length -= len(data)
+    return b"".join(pieces)
+
+
+def unmap(lu: LogicalUnit, command: Command) -> Completion | Steps:
+    """UNMAP; all descriptors are checked before the unit sees the first."""
+    if lu.parameters.write_protected:
+        raise CheckCondition(sense.write_protected())
+    length = int.from_bytes(command.cdb[7:9], "big")
+    return _unmap(lu, command, length) if length else GOOD
+
+
+def _unmap(lu: LogicalUnit, command: Command, length: int) -> Steps:
+    extents = _decode(lu, (yield from receive_all(command, length)))
+    if extents:
+        yield Operation(Kind.UNMAP, extents=extents)
+    return GOOD
+
+
+def _decode(lu: LogicalUnit, data: bytes) -> list[tuple[int, int]]:
+    """The (lba, blocks) pairs of a parameter list, without empty ones."""
+    if len(data) < _HEADER:
+        raise CheckCondition(sense.parameter_list_length_error())
+    following, described = struct.unpack_from(">HH", data)
+    if 2 + following > len(data) or _HEADER + described > len(data):
+        raise CheckCondition(sense.parameter_list_length_error())
+    count = described // _DESCRIPTOR.size  # an incomplete last descriptor is ignored
+    if count > MAX_DESCRIPTORS:
+        raise CheckCondition(sense.invalid_field_in_parameter_list(2))
+    extents = []
+    total = 0
+    for at in range(_HEADER, _HEADER + count * _DESCRIPTOR.size, _DESCRIPTOR.size):
+        lba, blocks = _DESCRIPTOR.unpack_from(data, at)
+        total += blocks
+        if lba + blocks > lu.block_count:
+            raise CheckCondition(sense.lba_out_of_range(max(lba, lu.block_count)))
+        if total > MAX_BLOCKS:
+            raise CheckCondition(sense.invalid_field_in_parameter_list(at + 8))
+        if blocks:
+            extents.append((lba, blocks))
+    return extents

@@ -1,0 +1,208 @@
+"""A task: drives a command's steps for a port, to completion, failure or abort.
+
+A task belongs to its port's owner thread; only `abort` is called from others. Theory of operation:
+
+    start -> running: each step asks the port; a step that is not ready (PENDING) leaves it
+    waiting: the owner calls `advance` (a result or data) or `fail` -> running
+    aborted: seen before the next step; the steps are closed, `complete(task, None)` is called
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Protocol
+
+from userdisk.errors import StorageError
+from userdisk.gate import Gate
+from userdisk.operation import Kind, Operation
+from userdisk.scsi import sense
+from userdisk.target.command import CheckCondition, Completion, Receive, Steps
+from userdisk.target.logical_unit import CHECK_CONDITION
+from userdisk.target.nexus import Nexus, Path
+
+
+class _Pending:
+    """The type of PENDING."""
+
+    def __repr__(self) -> str:
+        return "PENDING"
+
+
+#: A step is not ready: `Task.advance` or `Task.fail` is called later.
+PENDING: Final = _Pending()
+
+
+class Port(Protocol):
+    """What a task needs of its port. Called on the owner's thread, `aborted` excepted."""
+
+    def operate(self, task: Any, operation: Operation, /) -> Any:
+        """Run the operation and return its result, raise its `StorageError`, or PENDING."""
+
+    def receive(self, task: Any, request: Receive, /) -> Any:
+        """Data-out as `Receive` says, or PENDING."""
+
+    def complete(self, task: Any, completion: Completion | None, /) -> None:
+        """The task has ended; None: it was aborted, no response is due."""
+
+    def report(self, error: Exception, /) -> None:
+        """A handler failed with what is a bug in userdisk: log it with its traceback."""
+
+    def aborted(self, task: Any, /) -> None:
+        """From any thread: have the owner call `task.give_up()`."""
+
+
+def outcome(gate: Gate, operation: Operation) -> Any:
+    """The result of an operation that has ended; raises its error from the error table."""
+    if operation.error is not None:
+        raise gate.failed(operation.error, operation.kind) from operation.error
+    return operation.result
+
+
+class Task:
+    """One command under way; ports may subclass it to keep their own state with it."""
+
+    __slots__ = ("_begun", "_operation", "_port", "_steps", "aborted", "nexus", "path")
+
+    def __init__(self, port: Port, nexus: Nexus) -> None:
+        self.nexus = nexus
+        self.path: Path | None = None
+        self.aborted = False
+        self._port = port
+        self._steps: Steps | None = None
+        self._operation: Operation | None = None
+        self._begun = False
+
+    def start(
+        self,
+        lun: int,
+        cdb: bytes,
+        data_out_length: int = 0,
+        data_in_length: int = 0,
+        attribute: int = 0,
+    ) -> None:
+        """Start the command, and run it as far as it goes; arguments as `Target.execute`."""
+        target = self.nexus.target
+        self.path = target.path(self.nexus, lun)
+        try:
+            execution = target.execute(
+                self.nexus, lun, cdb, data_out_length, data_in_length, attribute
+            )
+        except Exception as error:
+            self._port.report(error)
+            self._end(_bug())
+            return
+        if isinstance(execution, Completion):
+            self._end(execution)
+            return
+        self._steps = execution
+        self.advance(None)
+
+    def advance(self, value: Any) -> None:
+        """The step that was PENDING is ready with this result or data."""
+        self._run(value, None)
+
+    def fail(self, error: StorageError) -> None:
+        """The operation that was PENDING has failed."""
+        self._run(None, error)
+
+    def finished(self, operation: Operation) -> None:
+        """The operation that was PENDING has ended, well or not."""
+        assert self.path is not None
+        try:
+            value = outcome(self.path.lu.gate, operation)
+        except StorageError as error:
+            self.fail(error)
+        else:
+            self.advance(value)
+
+    def abort(self) -> None:
+        """Task management has marked the task; from any thread."""
+        self._port.aborted(self)
+
+    def give_up(self) -> None:
+        """End an aborted task as soon as may be: at once, or when its operation has ended."""
+        if self._steps is None:
+            return
+        if self._operation is None:
+            self._close()
+        else:
+            assert self.path is not None
+            self.path.lu.gate.cancel(self._operation)
+
+    # -- the steps -----------------------------------------------------------------------------
+
+    def _run(self, value: Any, error: StorageError | None) -> None:
+        steps, port = self._steps, self._port
+        if steps is None:
+            return
+        try:
+            while True:
+                if self.aborted:
+                    self._close()
+                    return
+                step = steps.send(value) if error is None else steps.throw(error)
+                value = error = self._operation = None
+                if isinstance(step, Operation):
+                    self._operation = step
+                    try:
+                        value = port.operate(self, step)
+                    except StorageError as failure:
+                        error = failure
+                else:
+                    value = port.receive(self, step)
+                if value is PENDING:
+                    if not self._begun:
+                        self._begin()
+                    return
+        except StopIteration as stop:
+            completion: Completion = stop.value
+        except StorageError as failure:
+            completion = self._check(sense.from_error(failure, self._bad_block(failure)))
+        except CheckCondition as refused:
+            completion = self._check(refused.sense)
+        except Exception as bug:
+            port.report(bug)
+            completion = _bug()
+        self._end(completion)
+
+    def _begin(self) -> None:
+        assert self.path is not None
+        self._begun = True
+        self.path.lu.begin(self)
+
+    def _close(self) -> None:
+        assert self._steps is not None
+        self._steps.close()
+        self._end(None)
+
+    def _end(self, completion: Completion | None) -> None:
+        self._steps = self._operation = None
+        if self._begun:
+            assert self.path is not None
+            self._begun = False
+            if not self.path.lu.end(self):
+                completion = None
+        self._port.complete(self, completion)
+
+    def _check(self, why: sense.Sense) -> Completion:
+        assert self.path is not None
+        return self.path.lu.check_condition(why)
+
+    def _bad_block(self, error: StorageError) -> int | None:
+        """The first bad block: the error's, if the operation addressed it, else the operation's."""
+        operation = self._operation
+        if operation is None or operation.kind is Kind.FLUSH:
+            return error.lba
+        extents = operation.extents if operation.kind is Kind.UNMAP else _range(operation)
+        if error.lba is not None and any(
+            lba <= error.lba < lba + blocks for lba, blocks in extents
+        ):
+            return error.lba
+        return extents[0][0]
+
+
+def _range(operation: Operation) -> list[tuple[int, int]]:
+    return [(operation.lba, operation.blocks)]
+
+
+def _bug() -> Completion:
+    return Completion(CHECK_CONDITION, (), sense.INTERNAL_TARGET_FAILURE.encode())
