@@ -21,11 +21,16 @@ if TYPE_CHECKING:
 
 
 class Completion(NamedTuple):
-    """How a command ended: SAM-5 status, data-in buffers, sense data (empty when GOOD)."""
+    """How a command ended: SAM-6 status, data-in buffers, sense data (empty when GOOD).
+
+    `wanted` is how many bytes of data-out the command takes, for the port's residual count; None
+    for a command that takes none, or that was refused or failed for a reason of its own.
+    """
 
     status: int = 0
     data: Sequence[Buffer] = ()
     sense: bytes = b""
+    wanted: int | None = None
 
 
 GOOD = Completion()
@@ -47,7 +52,7 @@ class Command(NamedTuple):
     """A SCSI command on its way through a logical unit.
 
     `cdb` is 16 bytes or more (short CDBs are zero-padded); `data_out_length` is what the initiator
-    announced to send; `immediate` data needs no Receive to wait.
+    announced to send, `data_in_length` what it expects.
     """
 
     cdb: bytes
@@ -63,6 +68,7 @@ Steps: TypeAlias = "Generator[Operation | Receive, Any, Completion]"
 class CheckCondition(Exception):
     """Raised by a handler to end its command with CHECK CONDITION and this sense."""
 
-    def __init__(self, why: Sense) -> None:
+    def __init__(self, why: Sense, wanted: int | None = None) -> None:
         super().__init__(str(why))
         self.sense = why
+        self.wanted = wanted

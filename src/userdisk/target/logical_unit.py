@@ -77,11 +77,11 @@ class LogicalUnit:
             operations.check(row, command.cdb)
             return row.handler(self, command)
         except CheckCondition as error:
-            return self.check_condition(error.sense)
+            return self.check_condition(error.sense, error.wanted)
 
-    def check_condition(self, why: Sense) -> Completion:
+    def check_condition(self, why: Sense, wanted: int | None = None) -> Completion:
         """CHECK CONDITION with sense data in the format that this unit uses."""
-        return Completion(CHECK_CONDITION, (), why.encode())
+        return Completion(CHECK_CONDITION, (), why.encode(), wanted)
 
     # -- unit attentions -----------------------------------------------------------------------
 

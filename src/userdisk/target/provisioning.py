@@ -29,14 +29,15 @@ def offered(lu: LogicalUnit) -> bool:
 def receive_all(command: Command, length: int) -> Generator[Receive, Any, bytes]:
     """Data-out of `length` bytes as one; raises CheckCondition if less was announced."""
     if command.data_out_length < length:
-        raise CheckCondition(sense.data_out_too_short())
+        raise CheckCondition(sense.data_out_too_short(), length)
     pieces = []
-    while length:
-        data = yield Receive(length)
+    left = length
+    while left:
+        data = yield Receive(left)
         if not data:
-            raise CheckCondition(sense.data_out_too_short())
+            raise CheckCondition(sense.data_out_too_short(), length)
         pieces.append(bytes(data))
-        length -= len(data)
+        left -= len(data)
     return b"".join(pieces)
 
 
@@ -52,7 +53,7 @@ def _unmap(lu: LogicalUnit, command: Command, length: int) -> Steps:
     extents = _decode(lu, (yield from receive_all(command, length)))
     if extents:
         yield Operation(Kind.UNMAP, extents=extents)
-    return GOOD
+    return Completion(wanted=length)
 
 
 def _decode(lu: LogicalUnit, data: bytes) -> list[tuple[int, int]]:

@@ -57,22 +57,24 @@ def write(lu: LogicalUnit, command: Command) -> Completion | Steps:
     """WRITE(6), (10), (12) and (16); refused before it starts, it changes nothing."""
     check_writable(lu)
     lba, blocks, fua = _extent(lu, command.cdb)
-    if command.data_out_length < blocks * lu.block_length:
-        raise CheckCondition(sense.data_out_too_short())
+    wanted = blocks * lu.block_length
+    if command.data_out_length < wanted:
+        raise CheckCondition(sense.data_out_too_short(), wanted)
     return _write(lu, lba, blocks, fua) if blocks else GOOD
 
 
 def _write(lu: LogicalUnit, lba: int, left: int, fua: bool) -> Steps:
     granule = lu.block_length
+    wanted = left * granule
     while left:
         data = yield Receive(min(left, lu.step) * granule, granule)
         blocks, rest = divmod(len(data), granule)
         if rest or not blocks:
-            raise CheckCondition(sense.data_out_too_short())
+            raise CheckCondition(sense.data_out_too_short(), wanted)
         yield Operation(Kind.WRITE, lba, blocks, data=data, fua=fua)
         lba += blocks
         left -= blocks
-    return GOOD
+    return Completion(wanted=wanted)
 
 
 def synchronize_cache(lu: LogicalUnit, command: Command) -> Completion | Steps:

@@ -5,6 +5,8 @@ A task belongs to its port's owner thread; only `abort` is called from others. T
     start -> running: each step asks the port; a step that is not ready (PENDING) leaves it
     waiting: the owner calls `advance` (a result or data) or `fail` -> running
     aborted: seen before the next step; the steps are closed, `complete(task, None)` is called
+
+A task that waits (before its start, for data, for an operation) is among its unit's pending tasks.
 """
 
 from __future__ import annotations
@@ -71,6 +73,12 @@ class Task:
         self._operation: Operation | None = None
         self._begun = False
 
+    def wait(self, lun: int) -> None:
+        """The port keeps the command for a while before `start`: task management sees it."""
+        self.path = self.nexus.target.path(self.nexus, lun)
+        if self.path is not None:
+            self._begin()
+
     def start(
         self,
         lun: int,
@@ -80,6 +88,9 @@ class Task:
         attribute: int = 0,
     ) -> None:
         """Start the command, and run it as far as it goes; arguments as `Target.execute`."""
+        if self.aborted:
+            self.give_up()
+            return
         target = self.nexus.target
         self.path = target.path(self.nexus, lun)
         try:
@@ -121,8 +132,9 @@ class Task:
     def give_up(self) -> None:
         """End an aborted task as soon as may be: at once, or when its operation has ended."""
         if self._steps is None:
-            return
-        if self._operation is None:
+            if self._begun:  # it waits for its start
+                self._end(None)
+        elif self._operation is None:
             self._close()
         else:
             assert self.path is not None
@@ -158,7 +170,7 @@ class Task:
         except StorageError as failure:
             completion = self._check(sense.from_error(failure, self._bad_block(failure)))
         except CheckCondition as refused:
-            completion = self._check(refused.sense)
+            completion = self._check(refused.sense, refused.wanted)
         except Exception as bug:
             port.report(bug)
             completion = _bug()
@@ -183,9 +195,9 @@ class Task:
                 completion = None
         self._port.complete(self, completion)
 
-    def _check(self, why: sense.Sense) -> Completion:
+    def _check(self, why: sense.Sense, wanted: int | None = None) -> Completion:
         assert self.path is not None
-        return self.path.lu.check_condition(why)
+        return self.path.lu.check_condition(why, wanted)
 
     def _bad_block(self, error: StorageError) -> int | None:
         """The first bad block: the error's, if the operation addressed it, else the operation's."""

@@ -87,7 +87,7 @@ class _Countdown:
 def manage(
     function: int,
     nexus: Nexus,
-    lu: LogicalUnit | None,
+    lun: int,
     task: Abortable | None,
     done: Callable[[int], None],
 ) -> None:
@@ -96,7 +96,7 @@ def manage(
     Args:
         function: as in `Function`; anything else is answered NOT_SUPPORTED.
         nexus: where the function came from.
-        lu: the unit that it names; None if there is no such unit.
+        lun: the 8-byte LUN field; of no meaning for target resets.
         task: for ABORT TASK, the pending task that it names; None if there is no such task.
         done: called once with the response code, on the thread that ends the last task, perhaps
             before this returns. Ending the sessions after a cold reset is the port's.
@@ -105,6 +105,8 @@ def manage(
         done(_REFUSED[function])
         return
     rule = _RULES.get(function)
+    path = nexus.target.path(nexus, lun)
+    lu = None if path is None else path.lu
     if function == Function.ABORT_TASK:
         _abort_task(lu, task, done)
     elif rule is None:
