@@ -1,4 +1,4 @@
-"""Names and addresses as people type them: iSCSI names (RFC 7143 4.2.7, RFC 3722), portals."""
+"""Names, addresses and sizes as people write them (iSCSI names: RFC 7143 4.2.7, RFC 3722)."""
 
 from __future__ import annotations
 
@@ -64,6 +64,21 @@ def is_wildcard(host: str) -> bool:
     return host in ("0.0.0.0", "::", "*")
 
 
+def own_address(wildcard: str) -> str:
+    """An address of this machine that others can probably reach: that of its default route."""
+    import socket
+
+    family, far = (
+        (socket.AF_INET6, "2001:db8::1") if ":" in wildcard else (socket.AF_INET, "192.0.2.1")
+    )
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((far, 9))  # chooses a route; a datagram socket sends nothing yet
+            return str(probe.getsockname()[0])
+    except OSError:
+        return socket.gethostname()
+
+
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 
@@ -73,3 +88,13 @@ def size_text(size: int) -> str:
     value = size / (1 << 10 * power)
     number = f"{value:.0f}" if value == int(value) else f"{value:.2f}"
     return f"{number} {_UNITS[power]}"
+
+
+def duration_text(seconds: float) -> str:
+    """A time span for people: its two largest units."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -30,9 +30,11 @@ def find_credentials(path: str | None, environment: MutableMapping[str, str]) ->
     """
     user, secret, mutual_user, mutual_secret = (environment.pop(name, "") for name in _NAMES)
     if path is not None:
-        if secret or mutual_secret:
-            raise UsageError("--chap-file: USERDISK_CHAP_SECRET is set as well; use one of them")
-        return _parse(_read(path), f"--chap-file {path}")
+        if user or secret or mutual_user or mutual_secret:
+            raise UsageError("--chap-file: USERDISK_CHAP_... is set as well; use one of them")
+        from userdisk.iscsi.chap import parse_secrets
+
+        return parse_secrets(_read(path), f"--chap-file {path}")
     for name, needed, given in (
         (_NAMES[0], user, secret or mutual_user or mutual_secret),
         (_NAMES[1], secret, user or mutual_user or mutual_secret),
@@ -43,16 +45,13 @@ def find_credentials(path: str | None, environment: MutableMapping[str, str]) ->
             raise UsageError(f"environment: {name} is not set, but belongs to the others")
     if not secret:
         return None
-    text = f"user {user} {secret}\n"
-    if mutual_secret:
-        text += f"mutual {mutual_user} {mutual_secret}\n"
-    return _parse(text, "environment")
+    from userdisk.iscsi.chap import Account, Credentials
 
-
-def _parse(text: str, source: str) -> Credentials:
-    from userdisk.iscsi.chap import parse_secrets
-
-    return parse_secrets(text, source)
+    try:
+        mutual = Account(mutual_user, mutual_secret.encode()) if mutual_secret else None
+        return Credentials((Account(user, secret.encode()),), mutual)
+    except UsageError as error:
+        raise UsageError(f"environment: {error}") from None
 
 
 def _read(path: str) -> str:

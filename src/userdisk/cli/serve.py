@@ -1,0 +1,170 @@
+"""`userdisk serve`: offer units over iSCSI until a signal asks to stop.
+
+Order of work: open the units, listen, print how to connect, wait; then stop accepting, end the
+sessions, flush and close the units, and print what was done.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from userdisk.cli.connect import Offer, connect_text
+from userdisk.cli.names import (
+    DEFAULT_PORT,
+    checked_name,
+    default_target_name,
+    duration_text,
+    is_loopback,
+    is_wildcard,
+    own_address,
+    parse_portal,
+    portal_text,
+    size_text,
+)
+from userdisk.cli.running import serve_until_signal, signals_interrupt
+from userdisk.cli.secrets import find_credentials
+from userdisk.cli.units import UNIT_HELP, UNIT_OPTIONS, UnitOptions, unit_name
+
+if TYPE_CHECKING:
+    from userdisk.iscsi.chap import Credentials
+    from userdisk.server import Server
+    from userdisk.target.logical_unit import LogicalUnit
+
+_HELP = f"""Offer units to initiators over iSCSI until Ctrl-C.
+
+{UNIT_HELP} Several are logical units 0, 1, ... of one target.
+
+CHAP secrets come from --chap-file or from USERDISK_CHAP_USER and USERDISK_CHAP_SECRET
+(USERDISK_CHAP_MUTUAL_USER and USERDISK_CHAP_MUTUAL_SECRET for mutual CHAP), never from the
+command line.
+"""
+
+_OPTIONS: Sequence[click.Parameter] = (
+    click.Argument(["specs"], metavar="UNIT...", nargs=-1, required=True),
+    *UNIT_OPTIONS,
+    click.Option(
+        ["--listen"],
+        multiple=True,
+        default=(f"127.0.0.1:{DEFAULT_PORT}",),
+        metavar="ADDR[:PORT]",
+        help=f"Address to listen on, 127.0.0.1:{DEFAULT_PORT} by default; an IPv6 address in"
+        " brackets, port 0 for any free port; may be repeated.",
+    ),
+    click.Option(
+        ["--advertise"],
+        metavar="ADDR",
+        help="Address that discovery tells initiators, for a server behind NAT.",
+    ),
+    click.Option(["--chap-file"], metavar="FILE", help="File with CHAP secrets (mode 600)."),
+    click.Option(
+        ["--initiator"],
+        multiple=True,
+        metavar="IQN",
+        help="Initiator that may log in; may be repeated. Default: any.",
+    ),
+    click.Option(["--name"], metavar="IQN", help="Target name; default: from the first unit."),
+    click.Option(["-v", "--verbose"], is_flag=True, help="Log connections and logins."),
+)
+
+
+def serve(
+    specs: Sequence[str],
+    listen: Sequence[str],
+    advertise: str | None,
+    chap_file: str | None,
+    initiator: Sequence[str],
+    name: str | None,
+    verbose: bool,
+    **options: Any,
+) -> None:
+    logging.basicConfig(
+        format="userdisk: %(message)s", level=logging.INFO if verbose else logging.WARNING
+    )
+    portals = [parse_portal("--listen", text) for text in listen]
+    initiators = [checked_name("--initiator", text) for text in initiator]
+    target_name = default_target_name(specs[0]) if name is None else checked_name("--name", name)
+    credentials = find_credentials(chap_file, os.environ)
+
+    from userdisk.gate import Gate
+    from userdisk.identity import check_unique
+    from userdisk.server import Server
+    from userdisk.target.logical_unit import LogicalUnit
+    from userdisk.target.target import Target
+
+    with signals_interrupt():
+        units = [UnitOptions(**options).open(spec) for spec in specs]
+        check_unique(units)
+        lus = [
+            LogicalUnit(Gate(unit, unit_name(spec)))
+            for unit, spec in zip(units, specs, strict=True)
+        ]
+        server = Server(
+            [Target(target_name, lus)],
+            listen=portals,
+            credentials=credentials,
+            initiators=initiators,
+            advertise=advertise,
+        )
+        bound = server.start()
+    began = time.monotonic()
+    _print_start(target_name, lus, bound, advertise, credentials)
+    try:
+        serve_until_signal(server.stop, lambda: server.waits_for)
+    finally:
+        _print_summary(server, time.monotonic() - began)
+
+
+commands = [click.Command("serve", callback=serve, params=list(_OPTIONS), help=_HELP)]
+
+
+def _print_start(
+    name: str,
+    lus: Sequence[LogicalUnit],
+    bound: Sequence[tuple[str, int]],
+    advertise: str | None,
+    credentials: Credentials | None,
+) -> None:
+    offers = [Offer(name, _reachable(host, advertise), port, len(lus)) for host, port in bound]
+    for offer in offers:
+        for lun, lu in enumerate(lus):
+            click.echo(f"{offer.url(lun)}  {_describe(lu)}")
+    click.echo()
+    click.echo(connect_text(offers[0]))
+    open_to_all = [portal_text(*address) for address in bound if not is_loopback(address[0])]
+    if open_to_all and credentials is None:
+        click.echo(
+            f"warning: {', '.join(open_to_all)}: anyone who reaches this address can read and"
+            " write these disks; ask for a secret with --chap-file",
+            err=True,
+        )
+    click.echo("serving; Ctrl-C stops")
+
+
+def _reachable(host: str, advertise: str | None) -> str:
+    """The address that other machines use, for what is printed."""
+    if advertise is not None:
+        return advertise.strip("[]")
+    return own_address(host) if is_wildcard(host) else host
+
+
+def _describe(lu: LogicalUnit) -> str:
+    parameters = lu.parameters
+    words = [lu.gate.name, size_text(parameters.size), f"{parameters.block_length}-byte blocks"]
+    if parameters.write_protected:
+        words.append("read-only")
+    return ", ".join(words)
+
+
+def _print_summary(server: Server, seconds: float) -> None:
+    done = server.counters()
+    click.echo(
+        f"served for {duration_text(seconds)}: {done.reads} reads ({size_text(done.read_bytes)}),"
+        f" {done.writes} writes ({size_text(done.written_bytes)}), {done.flushes} flushes,"
+        f" {done.unmaps} unmaps, {done.failures} failed"
+    )

@@ -1,0 +1,132 @@
+"""`userdisk serve` as a person uses it: what it prints, how fast it starts, how it stops."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.serving import command, serving
+
+SLOW_FLUSH = textwrap.dedent("""
+    import time
+    from userdisk import StorageUnit
+
+    class Slow(StorageUnit):
+        block_count = 2048
+
+        def read(self, lba, blocks, fua):
+            return bytes(blocks * 512)
+
+        def write(self, lba, data, fua):
+            pass
+
+        def flush(self):
+            time.sleep(60)
+
+    class Failing(Slow):
+        def flush(self):
+            raise OSError(28, "No space left on device")
+""")
+
+
+def test_it_prints_urls_commands_and_a_summary(tmp_path: Path) -> None:
+    with serving("disk.img", "ram:1G", "--size", "64M", folder=tmp_path) as server:
+        name = "iqn.2026-11.io.userdisk:disk.img"
+        portal = f"127.0.0.1:{server.port}"
+        assert server.urls == [f"iscsi://{portal}/{name}/{lun}" for lun in (0, 1)]
+        assert "disk.img, 64 MiB, 512-byte blocks" in server.text
+        assert "ram, 1 GiB, 512-byte blocks" in server.text
+        for text in (
+            f"iscsiadm -m discovery -t sendtargets -p {portal}",
+            f"Connect-IscsiTarget -NodeAddress {name}",
+            f"qemu-img info iscsi://{portal}/{name}/0",
+        ):
+            assert text in server.text
+        status, out, err = server.stop(signal.SIGINT)
+    assert (status, err) == (0, "")
+    assert "0 reads" in out and "served for" in out
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_stops_while_a_connection_is_open(number: signal.Signals) -> None:
+    with serving("ram:1M") as server, socket.create_connection(("127.0.0.1", server.port)):
+        began = time.monotonic()
+        status, _, err = server.stop(number)
+    assert (status, err) == (0, "") and time.monotonic() - began < 10
+
+
+def test_a_hanging_flush_is_named(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(SLOW_FLUSH)
+    with serving("slow.py:Slow", folder=tmp_path) as server:
+        process = server.process
+        assert process.stdout is not None and process.stderr is not None
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline().startswith("stopping")
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        line = process.stderr.readline()
+        assert "flush" in line and "Slow" in line
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 1
+
+
+def test_a_failing_last_flush_is_an_error_of_one_line(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(SLOW_FLUSH)
+    with serving("slow.py:Failing", folder=tmp_path) as server:
+        status, _, err = server.stop()
+    assert status == 1
+    assert "Failing" in err and "No space left" in err and err.count("\n") == 1
+
+
+def test_open_to_the_network_without_chap_warns(tmp_path: Path) -> None:
+    with serving("ram:1M", "--listen", "0.0.0.0:0") as server:
+        _, _, err = server.stop()
+        assert "0.0.0.0" not in server.urls[0]
+    assert err.startswith("warning: 0.0.0.0:") and "--chap-file" in err
+    secrets = tmp_path / "chap"
+    secrets.write_text("user alice correct-horse-12\nmutual disk battery-staple-1\n")
+    secrets.chmod(0o600)
+    with serving("ram:1M", "--listen", "0.0.0.0:0", "--chap-file", secrets) as server:
+        _, _, err = server.stop()
+    assert err == ""
+    assert "ONEWAYCHAP" not in server.text and "MUTUALCHAP -ChapUsername 'alice'" in server.text
+    assert "correct-horse" not in server.text and "battery" not in server.text
+
+
+def test_several_portals_and_an_advertised_address() -> None:
+    listen = ("--listen", "127.0.0.1:0", "--listen", "[::1]:0")
+    with serving("ram:1M", *listen, "--advertise", "198.51.100.7") as server:
+        assert len(server.urls) == 2
+        assert all(url.startswith("iscsi://198.51.100.7:") for url in server.urls)
+
+
+def test_secrets_of_the_environment_do_not_reach_the_unit(tmp_path: Path) -> None:
+    (tmp_path / "spy.py").write_text(
+        SLOW_FLUSH + "\nimport os\n"
+        "class Spy(Slow):\n"
+        "    flush = lambda self: None\n"
+        "    product_id = os.environ.get('USERDISK_CHAP_SECRET', 'nothing')\n"
+        "    def open(self): print('seen:', self.product_id, flush=True)\n"
+    )
+    environment = {"USERDISK_CHAP_USER": "alice", "USERDISK_CHAP_SECRET": "correct-horse-12"}
+    with serving("spy.py:Spy", folder=tmp_path, environment=environment) as server:
+        assert "seen: nothing" in server.text
+
+
+def test_it_listens_soon() -> None:
+    times = []
+    for _ in range(5):
+        began = time.monotonic()
+        with subprocess.Popen(command("ram:1G", "--listen", "127.0.0.1:0"), stdout=-1) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith(b"iscsi://")
+            times.append(time.monotonic() - began)
+            process.terminate()
+            process.communicate()
+    assert min(times) < 0.4, times
