@@ -16,6 +16,7 @@ from typing import Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from userdisk.errors import UsageError, UserdiskError
+from userdisk.iscsi import digest
 from userdisk.iscsi.initiator import InitiatorSession, Task
 from userdisk.iscsi.initiator_login import Settings
 from userdisk.iscsi.initiator_wire import InitiatorError
@@ -104,8 +105,9 @@ class Initiator:
         self, address: tuple[str, int], settings: Settings, *, lun: int = 0, timeout: float = 30
     ) -> None:
         self.lun = lun
-        crc32c = _crc32c() if settings.header_digest or settings.data_digest else None
-        self.session = InitiatorSession(settings, random=os.urandom, crc32c=crc32c)
+        if (settings.header_digest or settings.data_digest) and not digest.available():
+            raise UsageError("digests need the package crc32c: pip install 'userdisk[digest]'")
+        self.session = InitiatorSession(settings, random=os.urandom)
         where = f"{address[0]}:{address[1]}"
         try:
             self.socket = socket.create_connection(address, timeout)
@@ -212,16 +214,6 @@ def _checked(task: Task, what: str) -> bytes:
     if task.response or task.status:
         raise ScsiError(what, task)
     return bytes(task.data)
-
-
-def _crc32c() -> Callable[[Buffer], int]:
-    try:
-        from crc32c import crc32c
-    except ImportError:
-        raise UsageError(
-            "digests need the package crc32c: pip install 'userdisk[digest]'"
-        ) from None
-    return crc32c
 
 
 def discover(

@@ -40,7 +40,7 @@ class Script:
     def __init__(self, **settings: Any) -> None:
         offered = {"target": _TARGET, **settings}
         self.session = InitiatorSession(
-            Settings(_NAME, **offered), random=lambda size: bytes(range(1, size + 1)), crc32c=crc32c
+            Settings(_NAME, **offered), random=lambda size: bytes(range(1, size + 1))
         )
         self.stat_sn = 7
         self.session.start()

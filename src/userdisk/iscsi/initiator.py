@@ -55,19 +55,12 @@ class InitiatorSession:
     Args:
         settings: names, secrets, what to offer.
         random: `random(n)` gives n unpredictable bytes (CHAP).
-        crc32c: the checksum function, needed when a digest is offered.
 
     `received` raises `InitiatorError` when the target breaks the protocol or refuses the login;
     the session is of no use afterwards.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        random: Callable[[int], bytes],
-        crc32c: Callable[[Buffer], int] | None = None,
-    ) -> None:
+    def __init__(self, settings: Settings, *, random: Callable[[int], bytes]) -> None:
         self.settings = settings
         self.parameters = Parameters()
         self.logged_in = False
@@ -81,7 +74,7 @@ class InitiatorSession:
         self.events: list[tuple[int, int, int, int]] = []
         #: Rejects received: (reason, rejected header).
         self.rejects: list[tuple[int, bytes]] = []
-        self._stream = PduStream(crc32c)
+        self._stream = PduStream()
         self._login = LoginExchange(settings, random)
         self._itt = 0
         self._waiting: deque[tuple[Task, bytes]] = deque()

@@ -5,14 +5,13 @@ Digests and the size of segments that is accepted change once, when login is ove
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from userdisk.errors import UserdiskError
 from userdisk.iscsi import pdu
+from userdisk.iscsi.digest import digest
 from userdisk.unit import Buffer
 
-_DIGEST = struct.Struct("<I")
 _LOGIN_SEGMENT = 8192
 
 
@@ -23,26 +22,24 @@ class InitiatorError(UserdiskError):
 class PduStream:
     """One connection's bytes in both directions. Not thread-safe; never blocks."""
 
-    def __init__(self, crc32c: Callable[[Buffer], int] | None = None) -> None:
+    def __init__(self) -> None:
         self.header_digest = False
         self.data_digest = False
         self.max_segment = _LOGIN_SEGMENT
         self.output: list[Buffer] = []
-        self._crc32c = crc32c or _no_crc32c
         self._input = bytearray()
 
     def emit(self, header: bytes, data: Buffer = b"") -> None:
         """Queue one PDU for sending."""
         self.output.append(header)
         if self.header_digest:
-            self.output.append(_DIGEST.pack(self._crc32c(header)))
+            self.output.append(digest(header))
         if not len(data):
             return
         padding = pdu.PADDING[len(data) % 4]
         self.output += (data, padding) if padding else (data,)
         if self.data_digest:
-            whole = bytes(data) + padding if padding else data
-            self.output.append(_DIGEST.pack(self._crc32c(whole)))
+            self.output.append(digest(data, padding))
 
     def received(self, data: Buffer) -> Iterator[tuple[bytes, bytes]]:
         """Yield (header, data segment) of each PDU that is complete.
@@ -81,10 +78,5 @@ class PduStream:
         return header, bytes(self._input[data : data + length]), end
 
     def _check(self, name: str, first: int, last: int) -> None:
-        (expected,) = _DIGEST.unpack_from(self._input, last)
-        if self._crc32c(bytes(self._input[first:last])) != expected:
+        if digest(self._input[first:last]) != self._input[last : last + 4]:
             raise InitiatorError(f"iscsi: {name} digest error from the target")
-
-
-def _no_crc32c(data: Buffer) -> int:
-    raise InitiatorError("iscsi: the target wants digests, which were not offered")
