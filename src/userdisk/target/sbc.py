@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from userdisk.operation import Kind, Operation
 from userdisk.scsi import capacity, sense
 from userdisk.scsi.opcodes import Opcode
-from userdisk.target import fast, provisioning
+from userdisk.target import provisioning
 from userdisk.target.command import GOOD, CheckCondition, Command, Completion, Receive, Steps
+from userdisk.target.extent import Addressed, decode
 from userdisk.target.spc import data_in
 from userdisk.unit import Buffer
 
@@ -28,17 +29,17 @@ def check_writable(lu: LogicalUnit) -> None:
         raise CheckCondition(sense.write_protected())
 
 
-def _extent(lu: LogicalUnit, cdb: bytes) -> fast.Extent:
-    extent = fast.decode(cdb)
-    check_range(lu, extent.lba, extent.blocks)
-    if extent.blocks > lu.max_blocks:
-        raise CheckCondition(sense.invalid_field_in_cdb(fast.LENGTH_BYTE[cdb[0]]))
-    return extent
+def _addressed(lu: LogicalUnit, cdb: bytes) -> Addressed:
+    found = decode(cdb)
+    check_range(lu, found.lba, found.blocks)
+    if found.blocks > lu.max_blocks:
+        raise CheckCondition(sense.invalid_field_in_cdb(found.length_byte))
+    return found
 
 
 def read(lu: LogicalUnit, command: Command) -> Completion | Steps:
     """READ(6), (10), (12) and (16)."""
-    lba, blocks, fua = _extent(lu, command.cdb)
+    lba, blocks, fua, _ = _addressed(lu, command.cdb)
     return _read(lu, lba, blocks, fua) if blocks else GOOD
 
 
@@ -56,7 +57,7 @@ def _read(lu: LogicalUnit, lba: int, left: int, fua: bool) -> Steps:
 def write(lu: LogicalUnit, command: Command) -> Completion | Steps:
     """WRITE(6), (10), (12) and (16); refused before it starts, it changes nothing."""
     check_writable(lu)
-    lba, blocks, fua = _extent(lu, command.cdb)
+    lba, blocks, fua, _ = _addressed(lu, command.cdb)
     wanted = blocks * lu.block_length
     if command.data_out_length < wanted:
         raise CheckCondition(sense.data_out_too_short(), wanted)
