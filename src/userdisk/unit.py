@@ -151,6 +151,8 @@ class StorageUnit:
     #: After `unmap` the blocks read as zeros.
     unmap_zeroes: bool = True
 
+    _identity: object = None  # kept here by userdisk.identity
+
     def __init__(
         self,
         *,

@@ -1,0 +1,184 @@
+"""Units that come with userdisk, and `open_unit`, which makes any unit from what a person writes.
+
+`ram:SIZE`, an image file, a block device, or `module:Class` or `file.py:Class`. A further kind is a
+row in `_SCHEMES` and a module that is imported when it is used.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from userdisk.backend.size import format_size, parse_size
+from userdisk.errors import UsageError
+from userdisk.unit import StorageUnit
+
+__all__ = ["format_size", "open_unit", "parse_size"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What `open_unit` was asked for."""
+
+    spec: str
+    rest: str  # of the spec, without the scheme
+    size: int | None
+    block_length: int | None
+    physical_block_length: int | None
+    read_only: bool
+    product_id: str | None
+    product_revision: str | None
+    options: Mapping[str, str]
+    new_guid: bool
+
+    def common(self) -> dict[str, Any]:
+        return {
+            "block_length": self.block_length,
+            "physical_block_length": self.physical_block_length,
+            "product_id": self.product_id,
+            "product_revision": self.product_revision,
+        }
+
+
+def open_unit(
+    spec: str,
+    *,
+    size: int | None = None,
+    block_length: int | None = None,
+    physical_block_length: int | None = None,
+    read_only: bool = False,
+    product_id: str | None = None,
+    product_revision: str | None = None,
+    options: Mapping[str, str] | None = None,
+    new_guid: bool = False,
+) -> StorageUnit:
+    """Make a unit from `spec`. Sizes and lengths are in bytes; None means the unit's default.
+
+    Images and devices are opened and locked at once, until the unit is closed. A `ram:` disk
+    starts empty and so is a new disk each time; everything else keeps its identity
+    (`userdisk.identity`), unless `new_guid` is set. The option `guid` sets it outright.
+
+    Blocks while files are looked at and the user's code is imported. Raises `UsageError`.
+    """
+    scheme, colon, rest = spec.partition(":")
+    make = _SCHEMES.get(scheme) if colon else None
+    if make is None:
+        make, rest = _maker(spec), spec
+    return make(
+        _Request(
+            spec=spec,
+            rest=rest,
+            size=size,
+            block_length=block_length,
+            physical_block_length=physical_block_length,
+            read_only=read_only,
+            product_id=product_id,
+            product_revision=product_revision,
+            options=options or {},
+            new_guid=new_guid,
+        )
+    )
+
+
+def _maker(spec: str) -> Callable[[_Request], StorageUnit]:
+    """Who makes a unit of something that has no scheme: a class, a device or an image."""
+    if not spec:
+        raise UsageError("a unit is ram:SIZE, an image, a block device or file.py:Class, not ''")
+    try:
+        mode = os.stat(spec).st_mode
+    except ValueError:
+        raise UsageError(f"{spec!r} is not a path") from None
+    except OSError:
+        mode = 0
+    if mode == 0 and _CLASS.fullmatch(spec):
+        return _class
+    if spec.endswith(".py"):
+        raise UsageError(f"{spec}: name the class as well, {spec}:Class")
+    return _device if stat.S_ISBLK(mode) else _image
+
+
+_CLASS: Final = re.compile(r"(?:.+\.py|[^\W\d]\w*(?:\.[^\W\d]\w*)*):[^\W\d]\w*", re.DOTALL)
+
+
+def _ram(request: _Request) -> StorageUnit:
+    from userdisk.backend.ram import RamUnit
+
+    if request.rest:
+        try:
+            size = parse_size(request.rest)
+        except UsageError as error:
+            raise UsageError(f"{request.spec}: {error}") from None
+        if request.size not in (None, size):
+            raise UsageError(f"{request.spec}: another size was given as well, {request.size}")
+    elif request.size is not None:
+        size = request.size
+    else:
+        raise UsageError("ram: needs a size, as in ram:1G")
+    return RamUnit(
+        size=size,
+        write_protected=request.read_only,
+        **request.common(),
+        guid=_guid(request),
+    )
+
+
+def _image(request: _Request) -> StorageUnit:
+    from userdisk.backend.file import FileUnit
+
+    return FileUnit(
+        request.spec,
+        size=request.size,
+        read_only=request.read_only,
+        new_guid=request.new_guid,
+        **request.common(),
+        guid=_guid(request),
+    )
+
+
+def _device(request: _Request) -> StorageUnit:
+    from userdisk.backend.block import BlockDeviceUnit
+
+    return BlockDeviceUnit(
+        request.spec,
+        size=request.size,
+        read_only=request.read_only,
+        new_guid=request.new_guid,
+        **request.common(),
+        guid=_guid(request),
+    )
+
+
+def _class(request: _Request) -> StorageUnit:
+    from userdisk import identity
+    from userdisk.backend import python
+
+    where, _, name = request.spec.rpartition(":")
+    unit = python.create(
+        python.import_class(where, name),
+        size=request.size,
+        parameters={**request.common(), "write_protected": request.read_only or None},
+        options=request.options,
+    )
+    if unit.guid is None and not isinstance(unit._identity, identity.Identity):
+        # The options say which disk of the class it is: the same ones, the same disk.
+        key = os.path.realpath(where) if where.endswith(".py") else where
+        parts = [f"{key}:{name}", *(f"{k}={v}" for k, v in sorted(request.options.items()))]
+        identity.identify(unit, identity.named(" ".join(parts)), new_guid=request.new_guid)
+    elif request.new_guid:
+        raise UsageError(f"{request.spec}: the class sets its guid itself, so it cannot be new")
+    return unit
+
+
+def _guid(request: _Request) -> str | None:
+    """The only option that ram, images and devices have."""
+    for name in request.options:
+        if name != "guid":
+            raise UsageError(f"{request.spec}: has no option {name}")
+    return request.options.get("guid")
+
+
+_SCHEMES: Final[Mapping[str, Callable[[_Request], StorageUnit]]] = {"ram": _ram}

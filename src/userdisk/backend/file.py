@@ -1,0 +1,153 @@
+"""A raw image file as a disk: created sparse, locked, and flushed with fdatasync."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+
+from userdisk import identity
+from userdisk.backend.descriptor import DescriptorUnit, lock
+from userdisk.backend.size import format_size
+from userdisk.errors import UsageError
+
+
+class FileUnit(DescriptorUnit):
+    """A raw image file. The image is opened and locked at once, and closed by `close`.
+
+    Args:
+        path: of the image; it is created, sparse, if there is none (or it is empty) and `size`
+            is given.
+        size: of the disk in bytes; must be that of an image that exists.
+        read_only: the lock is then shared, so that several processes may read the image.
+        guid, new_guid: the disk's identity; without them the one in its state file
+            (`userdisk.identity`).
+
+    Raises `UsageError`: sizes that do not fit, an image that cannot be opened or is in use.
+    """
+
+    product_id = "image file"
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        size: int | None = None,
+        block_length: int | None = None,
+        physical_block_length: int | None = None,
+        guid: str | None = None,
+        new_guid: bool = False,
+        product_id: str | None = None,
+        product_revision: str | None = None,
+        read_only: bool = False,
+    ) -> None:
+        name = os.fspath(path)
+        block_length = block_length or self.block_length
+        self._size = _disk_size(name, size, read_only)
+        if block_length > 0 and self._size % block_length:
+            raise UsageError(
+                f"{name}: its size, {self._size} bytes, is not a multiple of"
+                f" the block length, {block_length}"
+            )
+        super().__init__(
+            name,
+            guid=guid,
+            block_count=self._size // max(block_length, 1),
+            block_length=block_length,
+            physical_block_length=physical_block_length,
+            product_id=product_id,
+            product_revision=product_revision,
+            read_only=read_only,
+        )
+        self._new = True  # until the first open: it may create the image, later ones may not
+        self._grown = False
+        self.open()
+        if guid is None:
+            try:
+                identity.identify(
+                    self,
+                    identity.beside(name, read_only=read_only),
+                    new_guid=new_guid or self._grown,
+                )
+            except BaseException:
+                self.close()
+                raise
+
+    def _open_descriptor(self) -> int:
+        flags = os.O_RDONLY if self.write_protected else os.O_RDWR
+        new, self._new = self._new, False
+        try:
+            descriptor = os.open(self.path, flags | os.O_CLOEXEC)
+        except FileNotFoundError:
+            if not new:
+                raise UsageError(f"{self.path}: the image has gone") from None
+            descriptor = self._create()
+        except OSError as error:
+            raise _cannot_open(self.path, error, self.write_protected) from None
+        try:
+            lock(descriptor, self.path, shared=self.write_protected)
+            size = os.fstat(descriptor).st_size
+            if size == 0 and new:
+                self._grow(descriptor)
+            elif size != self._size:
+                raise _wrong_size(self.path, self._size, size)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def _create(self) -> int:
+        try:
+            return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise UsageError(f"{self.path}: cannot be created: {error.strerror}") from None
+
+    def _grow(self, descriptor: int) -> None:
+        """Give an empty image its size; the file and its name are on the medium then."""
+        try:
+            os.ftruncate(descriptor, self._size)
+            os.fsync(descriptor)
+            identity.sync_folder(os.path.dirname(os.path.abspath(self.path)))
+        except OSError as error:
+            # What is left has no size, and no data: it is taken away if it is ours to remove.
+            with contextlib.suppress(OSError):
+                os.ftruncate(descriptor, 0)
+                os.unlink(self.path)
+            raise UsageError(
+                f"{self.path}: cannot be made {format_size(self._size)} large: {error.strerror}"
+            ) from None
+        self._grown = True
+
+
+def _disk_size(path: str, size: int | None, read_only: bool) -> int:
+    """The size that the disk will have, in bytes."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        if read_only or size is None:
+            hint = "" if read_only else "; give a size to create it"
+            raise UsageError(f"{path}: there is no such image{hint}") from None
+        return size
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise UsageError(f"{path}: is not a file")
+    if found.st_size == 0:
+        if read_only or size is None:
+            hint = "" if read_only else "; give a size to make a disk of it"
+            raise UsageError(f"{path}: the image is empty{hint}")
+        return size
+    if size is not None and size != found.st_size:
+        raise _wrong_size(path, size, found.st_size)
+    return found.st_size
+
+
+def _wrong_size(path: str, wanted: int, found: int) -> UsageError:
+    return UsageError(
+        f"{path}: the image has {format_size(found)}, not {format_size(wanted)} as asked for"
+    )
+
+
+def _cannot_open(path: str, error: OSError, read_only: bool) -> UsageError:
+    hint = "" if read_only else " for writing; a read-only disk may be possible"
+    return UsageError(f"{path}: cannot be opened{hint}: {error.strerror}")
