@@ -59,7 +59,7 @@ class Operation:
     def perform(self, unit: StorageUnit) -> None:
         """Run the operation and keep its result or exception; for plain (not async) units."""
         try:
-            self.result = self.call(unit)
+            self._keep(unit, self.call(unit))
         except Exception as error:
             self.error = error
 
@@ -67,9 +67,14 @@ class Operation:
         """Like `perform`, for units with `async def` methods."""
         try:
             result = self.call(unit)
-            self.result = await result if inspect.isawaitable(result) else result
+            self._keep(unit, await result if inspect.isawaitable(result) else result)
         except Exception as error:
             self.error = error
+
+    def _keep(self, unit: StorageUnit, result: Any) -> None:
+        """What a live read shows may change before it is sent: copy it while the gate is held."""
+        live = unit.live_reads and self.kind is Kind.READ
+        self.result = bytes(result) if live else result
 
 
 def _write(unit: StorageUnit, operation: Operation) -> Any:

@@ -19,6 +19,7 @@ from userdisk.errors import UsageError
 from userdisk.iscsi.keys import KEYS, NOT_UNDERSTOOD, RESERVED_VALUES, Phase, negotiate
 from userdisk.iscsi.pdu import CONTINUE, FINAL, RESERVED_TAG, RejectReason
 from userdisk.iscsi.text import Pair, TextBuffer, TextError, decode_name, encode_pairs
+from userdisk.unit import Buffer
 
 #: host and port
 Address: TypeAlias = tuple[str, int]
@@ -62,26 +63,27 @@ class TextNegotiation:
         self._own = own
         self._text = TextBuffer()
         self._outgoing = b""
-        self._ttt = RESERVED_TAG
+        self._itt = self._ttt = RESERVED_TAG
         self._last_ttt = 0
         self._declared = 0
 
-    def request(self, flags: int, ttt: int, data: bytes) -> TextAnswer | RejectReason:
-        """Answer a Text Request: its byte 1, Target Transfer Tag and data segment.
+    def request(self, flags: int, itt: int, ttt: int, data: Buffer) -> TextAnswer | RejectReason:
+        """Answer a Text Request: its byte 1, the two tags and the data segment without padding.
 
         A peer cannot make it raise. After a reject the negotiation is forgotten.
         """
         try:
-            return self._request(flags, ttt, data)
+            return self._request(flags, itt, ttt, bytes(data))
         except TextError:
             self._reset()
             return RejectReason.PROTOCOL_ERROR
 
-    def _request(self, flags: int, ttt: int, data: bytes) -> TextAnswer:
+    def _request(self, flags: int, itt: int, ttt: int, data: bytes) -> TextAnswer:
         if ttt == RESERVED_TAG:
             self._reset()
-        elif ttt != self._ttt:
-            raise TextError("an unknown Target Transfer Tag")
+            self._itt = itt
+        elif (itt, ttt) != (self._itt, self._ttt):
+            raise TextError("the tags are not those of the negotiation")
         if flags & FINAL and flags & CONTINUE:
             raise TextError("F and C bit together")
         if self._outgoing:

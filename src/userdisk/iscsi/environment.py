@@ -1,0 +1,54 @@
+"""What all connections of a server share, handed in by the server (no I/O of its own)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from userdisk.iscsi.budget import Budget
+from userdisk.iscsi.login import Login, Negotiated, Opened
+from userdisk.iscsi.session import Sessions
+from userdisk.target.target import Target
+
+
+class Peer(NamedTuple):
+    """The two ends of a connection, as (host, port); for SendTargets and the log."""
+
+    local: tuple[str, int]
+    remote: tuple[str, int]
+
+
+@dataclass(slots=True)
+class Counters:
+    """What one connection did; written by its owner, read by anyone."""
+
+    commands: int = 0  #: on the general path
+    reads: int = 0
+    read_bytes: int = 0
+    writes: int = 0
+    written_bytes: int = 0
+    flushes: int = 0
+    unmaps: int = 0
+    failures: int = 0
+
+    def add(self, other: Counters) -> None:
+        """Add another's numbers to these."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What all connections of a server share."""
+
+    targets: Mapping[str, Target]
+    sessions: Sessions
+    #: makes the login state machine of a new connection
+    login: Callable[[Callable[[Negotiated], Opened]], Login]
+    #: TargetAddress values to show to a client that reached this (host, port)
+    addresses: Callable[[tuple[str, int]], list[str]]
+    #: bytes of solicited write data in flight, over all connections
+    budget: Budget
+    #: logs what is a bug in userdisk, with its traceback
+    report: Callable[[Exception], None]

@@ -1,0 +1,197 @@
+"""The fast path: runs of plain READ and WRITE commands, straight from the wire to the unit.
+
+It takes what nearly every command of a busy disk is: READ or WRITE (10) or (16), SIMPLE, no flags,
+the announced length equal to the CDB's, all write data immediate, an inline unit, nothing pending
+for the nexus. At the first command that is anything else it stops, and the general path
+(connection, tasks, the engine) takes that one. Both give the same answers: tests compare them.
+
+Everything in the loop is a local name; a command costs one unpack, one call of the unit and one
+pack. RFC 7143 11.3 (command), 11.4 (response), 11.7 (Data-In with status).
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+from userdisk.operation import Kind
+from userdisk.unit import Buffer
+
+if TYPE_CHECKING:
+    from userdisk.iscsi.connection import Connection
+
+#: opcode and flags, lengths, lun, itt, expected length, cmd_sn, CDB bytes 0-1, then of a
+#: 10-byte CDB: lba, and group number, blocks and control as one number
+_COMMAND = struct.Struct(">H2xIQIII4xHII6x").unpack_from
+#: of a 16-byte CDB, from byte 2 on: lba, blocks, group number and control
+_CDB_16 = struct.Struct(">QIH").unpack_from
+#: the first 16 bytes, itt, the four bytes that follow, stat_sn, exp_cmd_sn, max_cmd_sn
+_RESPONSE = struct.Struct(">16sI4sIII12x").pack
+_DATA_IN_START = struct.Struct(">IIQ").pack
+
+_READ_COMMAND = 0x01C1  # SCSI Command; final, read, SIMPLE
+_WRITE_COMMAND = 0x01A1  # SCSI Command; final, write, SIMPLE
+_READ_10, _READ_16, _WRITE_10, _WRITE_16 = 0x2800, 0x8800, 0x2A00, 0x8A00
+_NOT_BLOCKS = 0xFF0000FF  # group number and control in the word that holds a 10-byte CDB's blocks
+
+_DATA_IN_GOOD = 0x25810000  # Data-In, final, with status GOOD
+_RESPONSE_GOOD = bytes.fromhex("2180000000000000 0000000000000000")
+_NO_TTT = b"\xff\xff\xff\xff"
+_NO_SNACK = bytes(4)
+
+_NUMBERS_END = 0xFFFFF000  # the general path takes the numbers around 2^32
+
+#: a batch of output ends at this many buffers or bytes: send, then go on
+OUTPUT_BUFFERS = 512
+OUTPUT_BYTES = 1 << 20
+
+
+def run(connection: Connection, pos: int, end: int) -> int:
+    """Answer the plain commands in buffer[pos:end]; returns where the first other PDU begins."""
+    buffer, view = connection.receive_buffer, connection.receive_view
+    output, paths = connection.output, connection.paths
+    exp_cmd_sn, stat_sn = connection.exp_cmd_sn, connection.stat_sn
+    if exp_cmd_sn > _NUMBERS_END or stat_sn > _NUMBERS_END:
+        return pos
+    window = connection.window
+    append = output.append
+    room = OUTPUT_BUFFERS - len(output)
+    size = connection.output_bytes
+    reads = writes = written = 0
+    before = size
+    current = -1  # the lun that the names below are about
+    length = start_length = -1
+    start = b""
+    kind = Kind.READ
+    itt = lba = 0
+
+    while end - pos >= 48:
+        flags, lengths, lun, itt, expected, cmd_sn, cdb, lba, blocks = _COMMAND(buffer, pos)
+        if cmd_sn != exp_cmd_sn or room <= 0 or size >= OUTPUT_BYTES:
+            break
+        if lun != current:
+            path = paths.get(lun)
+            if path is None or not path.ready or not connection.enter(path.lu.gate):
+                break
+            current = lun
+            lu = path.lu
+            gate = lu.gate
+            unit = gate.unit
+            read, write = unit.read, unit.write
+            block_length, block_count = lu.block_length, lu.block_count
+            read_limit, write_limit = connection.inline_limits(lu)
+            live = unit.live_reads
+            shared = live and (lu.shared or not gate.all_inline)
+            start_length = -1
+
+        if flags == _READ_COMMAND:
+            if cdb == _READ_10:
+                if blocks & _NOT_BLOCKS:
+                    break
+                blocks >>= 8
+            elif cdb == _READ_16:
+                lba, blocks, flags = _CDB_16(buffer, pos + 34)
+                if flags:
+                    break
+            else:
+                break
+            length = blocks * block_length
+            if (
+                length != expected
+                or lengths
+                or length > read_limit
+                or not length
+                or lba + blocks > block_count
+            ):
+                break
+            pos += 48
+            exp_cmd_sn += 1
+            try:
+                data: Buffer = read(lba, blocks, False)  # type: ignore[assignment]
+                if type(data) is memoryview:
+                    if data.nbytes != length:
+                        data = gate.checked_read(data, length)
+                    if live:
+                        if shared:
+                            data = bytes(data)
+                        else:
+                            connection.live = True
+                elif type(data) is not bytes or len(data) != length:
+                    data = gate.checked_read(data, length)
+            except Exception as error:
+                kind = Kind.READ
+                failure: Exception = error
+            else:
+                if length != start_length:
+                    start = _DATA_IN_START(_DATA_IN_GOOD, length, lun)
+                    start_length = length
+                append(_RESPONSE(start, itt, _NO_TTT, stat_sn, exp_cmd_sn, exp_cmd_sn + window))
+                append(data)
+                stat_sn += 1
+                size += length
+                reads += 1
+                room -= 2
+                continue
+
+        elif flags == _WRITE_COMMAND:
+            if cdb == _WRITE_10:
+                if blocks & _NOT_BLOCKS:
+                    break
+                blocks >>= 8
+            elif cdb == _WRITE_16:
+                lba, blocks, flags = _CDB_16(buffer, pos + 34)
+                if flags:
+                    break
+            else:
+                break
+            length = blocks * block_length
+            if (
+                length != expected
+                or length != lengths  # all of it immediate (a multiple of 512: no padding)
+                or length > write_limit
+                or not length
+                or lba + blocks > block_count
+                or end - pos < 48 + length
+            ):
+                break
+            if connection.live:
+                connection.settle()
+            exp_cmd_sn += 1
+            pos += 48
+            try:
+                write(lba, view[pos : pos + length], False)
+            except Exception as error:
+                kind = Kind.WRITE
+                failure = error
+                pos += length
+            else:
+                append(
+                    _RESPONSE(
+                        _RESPONSE_GOOD, itt, _NO_SNACK, stat_sn, exp_cmd_sn, exp_cmd_sn + window
+                    )
+                )
+                stat_sn += 1
+                size += 48
+                writes += 1
+                written += length
+                pos += length
+                room -= 1
+                continue
+        else:
+            break
+
+        # the unit raised: the general path builds the answer, and goes on after this command
+        connection.exp_cmd_sn, connection.stat_sn = exp_cmd_sn, stat_sn
+        connection.tasks.answer_failure(lu, kind, failure, (lun, itt, expected), (lba, blocks))
+        stat_sn = connection.stat_sn
+        room -= 2
+
+    connection.exp_cmd_sn, connection.stat_sn = exp_cmd_sn, stat_sn
+    if reads or writes:
+        counters = connection.counters
+        counters.reads += reads
+        counters.read_bytes += size - before - 48 * writes
+        counters.writes += writes
+        counters.written_bytes += written
+        connection.output_bytes = size
+    return pos

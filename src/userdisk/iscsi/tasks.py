@@ -1,0 +1,441 @@
+"""SCSI commands of a connection that are not plain reads and writes of an inline unit.
+
+The port of the engine (target.task): it takes commands off the wire, brings operations to the
+unit's gate and data-out to handlers, and sends what they answer. RFC 7143 11.3 (command), 11.4
+(response), 11.5 (task management), 11.7 (Data-Out), 11.8 (R2T).
+
+Everything here runs on the owner's thread; `aborted` and the ends of operations come from others
+and are posted.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from userdisk.iscsi import data_in, pdu
+from userdisk.iscsi.budget import SESSION_LIMIT
+from userdisk.iscsi.data_out import DataOut, DataOutError, UnexpectedDataError
+from userdisk.iscsi.pdu import RejectReason, TargetOpcode
+from userdisk.operation import Kind, Operation
+from userdisk.scsi import sense
+from userdisk.target import task_management
+from userdisk.target.command import Completion, Receive
+from userdisk.target.logical_unit import LogicalUnit
+from userdisk.target.nexus import Nexus
+from userdisk.target.task import PENDING, Task, outcome
+
+if TYPE_CHECKING:
+    from userdisk.iscsi.connection import Connection, Pdu
+
+_DISCARD_LIMIT = 1024  # commands of which late Data-Outs are still expected
+
+
+class ScsiTask(Task):
+    """A SCSI command of this connection that is not answered yet."""
+
+    __slots__ = ("data", "expected", "immediate", "itt", "lun", "reading", "reserved", "solicited",
+                 "wanted")  # fmt: skip
+
+    def __init__(self, port: Tasks, nexus: Nexus, request: Pdu, data: DataOut | None) -> None:
+        super().__init__(port, nexus)
+        self.itt = request.itt
+        self.lun = request.lun
+        self.expected = request.word20
+        self.reading = bool(request.flags & pdu.COMMAND_READ)
+        self.immediate = request.immediate
+        self.data = data
+        self.wanted: Receive | None = None  # what the handler waits for
+        self.reserved = 0  # bytes of data-in, of the session's budget
+        self.solicited = 0  # bytes of the burst under way, of session's and process's budget
+
+
+class Tasks:
+    """The commands of one connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._by_itt: dict[int, ScsiTask] = {}
+        self._queue: deque[tuple[ScsiTask, bytes, int]] = deque()  # for want of budget
+        self._unsolicited: deque[ScsiTask] = deque()  # wait for budget to ask for data
+        self._discard: dict[int, None] = {}  # late Data-Outs of these are swallowed
+        self._in_flight = 0  # bytes of the session's budget
+        self._numbered = 0  # commands that use up the CmdSN window
+        self._retrying = False
+        self._ttt = 0
+
+    @property
+    def count(self) -> int:
+        """Commands that are not answered."""
+        return len(self._by_itt)
+
+    # -- from the wire ---------------------------------------------------------------------------
+
+    def command(self, request: Pdu) -> None:
+        """A SCSI Command PDU."""
+        connection = self._connection
+        session, negotiated = connection.session, connection.negotiated
+        if session is None or negotiated is None:
+            connection.reject(RejectReason.PROTOCOL_ERROR, request.header)
+            return
+        if not connection.sequence(request):
+            return
+        if request.itt in self._by_itt or request.itt == pdu.RESERVED_TAG:
+            connection.reject(RejectReason.TASK_IN_PROGRESS, request.header)
+            return
+        connection.counters.commands += 1
+        expected, data = request.word20, request.data
+        writing = bool(request.flags & pdu.COMMAND_WRITE)
+        unsolicited = 0
+        first = min(negotiated.first_burst_length, expected) if writing else 0
+        if len(data) > (first if negotiated.immediate_data else 0):
+            self._refuse(request, UnexpectedDataError())
+            return
+        if not request.flags & pdu.FINAL:
+            unsolicited = first - len(data)
+            if not writing or negotiated.initial_r2t:
+                self._refuse(request, UnexpectedDataError())
+                return
+        data_out = None
+        if writing and expected:
+            data_out = DataOut(expected, data, unsolicited, negotiated.max_burst_length)
+        task = ScsiTask(self, session.nexus, request, data_out)
+        self._by_itt[task.itt] = task
+        self._discard.pop(task.itt, None)
+        if not task.immediate:
+            self._numbered += 1
+            connection.set_outstanding(self._numbered)
+        amount = min(expected, SESSION_LIMIT) if task.reading else 0
+        if self._queue or (self._in_flight and self._in_flight + amount > SESSION_LIMIT):
+            if data_out is not None:
+                data_out.own()
+            self._queue.append((task, request.cdb, amount))
+            task.wait(task.lun)
+        else:
+            self._start(task, request.cdb, amount)
+
+    def data_out(self, request: Pdu, landed: bool = False) -> None:
+        """A Data-Out PDU; `landed`: its payload is in its command's buffer already."""
+        connection = self._connection
+        _, flags, _, _, itt, ttt, _, data_sn, offset = pdu.DATA_OUT.unpack_from(request.header)
+        final = bool(flags & pdu.FINAL)
+        if itt in self._discard:
+            if final:
+                del self._discard[itt]
+            return
+        task = self._by_itt.get(itt)
+        data = task.data if task is not None else None
+        if task is None or data is None:
+            connection.reject(RejectReason.PROTOCOL_ERROR, request.header)
+            return
+        if ttt != (pdu.RESERVED_TAG if data.ttt is None else data.ttt):
+            connection.reject(RejectReason.INVALID_PDU_FIELD, request.header)
+            return
+        try:
+            if not data.receive(data_sn, offset, request.data, final, landed):
+                return
+        except DataOutError as error:
+            if not final:
+                self._swallow(itt)
+            self._data_failed(task, error)
+            return
+        if task.wanted is not None:
+            wanted, task.wanted = task.wanted, None
+            view = self.receive(task, wanted)
+            if view is not PENDING:
+                task.advance(view)
+
+    def data_out_failed(self, request: Pdu) -> None:
+        """A Data-Out with a bad digest: its command fails (7.8)."""
+        task = self._by_itt.get(request.itt)
+        if task is not None and task.data is not None:
+            if not request.flags & pdu.FINAL:
+                self._swallow(request.itt)
+            self._data_failed(task, DigestError())
+
+    def destination(self, header: bytes, length: int) -> memoryview | None:
+        """Where the payload of a Data-Out may land directly; None: anywhere."""
+        opcode, _, _, _, itt, ttt, _, _, offset = pdu.DATA_OUT.unpack_from(header)
+        task = self._by_itt.get(itt)
+        if opcode != pdu.InitiatorOpcode.DATA_OUT or task is None or task.data is None:
+            return None
+        if ttt != (pdu.RESERVED_TAG if task.data.ttt is None else task.data.ttt):
+            return None
+        return task.data.destination(offset, length)
+
+    # -- the engine's port -----------------------------------------------------------------------
+
+    def operate(self, task: ScsiTask, operation: Operation) -> Any:
+        """Run the operation here if it is inline and the gate is free, else hand it over."""
+        connection = self._connection
+        path = task.path
+        assert path is not None
+        gate = path.lu.gate
+        self._count(operation, path.lu)
+        if gate.runs_inline(operation) and connection.enter(gate):
+            if connection.live and operation.kind not in (Kind.READ, Kind.EXTENTS):
+                connection.settle()
+            gate.run(operation)
+            result = outcome(gate, operation)
+            if operation.kind is Kind.READ and gate.unit.live_reads:
+                if path.lu.shared or not gate.all_inline:
+                    return bytes(result)
+                connection.live = True
+            return result
+        if operation.data is not None:
+            # the receive buffer is used again: what outlives the batch is copied
+            operation.data = memoryview(bytes(operation.data))
+        if task.data is not None:
+            task.data.own()
+        post = connection.post
+        gate.submit(operation, lambda ended: post(lambda: task.finished(ended)))
+        return PENDING
+
+    def receive(self, task: ScsiTask, request: Receive) -> Any:
+        """The next data-out: what is here, or PENDING until it has come."""
+        data = task.data
+        if data is None:
+            return memoryview(b"")
+        self._release(task)
+        view = data.take(request)
+        if view is not None:
+            return view
+        task.wanted = request
+        if not data.receiving:
+            self._solicit(task)
+        return PENDING
+
+    def complete(self, task: ScsiTask, completion: Completion | None) -> None:
+        """The task has ended: send the response, unless it was aborted."""
+        connection = self._connection
+        del self._by_itt[task.itt]
+        if not task.immediate:
+            self._numbered -= 1
+            connection.set_outstanding(self._numbered)
+        data = task.data
+        if data is not None and data.missing:
+            self._swallow(task.itt)
+        self._release(task)
+        self._in_flight -= task.reserved
+        task.reserved = 0
+        task.wanted = None
+        if completion is not None and connection.open:
+            moved_out = completion.wanted or 0
+            if completion.status:
+                connection.counters.failures += 1
+            data_in.respond(
+                connection,
+                task.lun,
+                task.itt,
+                completion,
+                task.expected,
+                task.reading,
+                moved_out,
+            )
+        self.retry()
+
+    def report(self, error: Exception) -> None:
+        """A handler's bug."""
+        self._connection.environment.report(error)
+
+    def aborted(self, task: ScsiTask) -> None:
+        """Task management marked the task; from any thread."""
+        self._connection.post(lambda: self._give_up(task))
+
+    # -- task management -------------------------------------------------------------------------
+
+    def manage(self, request: Pdu) -> None:
+        """A task management request; answered when the last task that it marks has ended."""
+        connection = self._connection
+        session = connection.session
+        if session is None:
+            connection.reject(RejectReason.PROTOCOL_ERROR, request.header)
+            return
+        if not connection.sequence(request):
+            return
+        function = request.flags & 0x7F
+        itt = request.itt
+        task = self._by_itt.get(request.word20)
+        if task is not None and task.lun != request.lun:
+            task = None
+
+        def respond(response: int) -> None:
+            connection.post(lambda: self._managed(itt, response))
+
+        task_management.manage(function, session.nexus, request.lun, task, respond)
+
+    def _managed(self, itt: int, response: int) -> None:
+        connection = self._connection
+        if connection.open:
+            connection.send(
+                pdu.TASK_MANAGEMENT_RESPONSE.pack(
+                    TargetOpcode.TASK_MANAGEMENT_RESPONSE,
+                    pdu.FINAL,
+                    response,
+                    itt,
+                    connection.next_stat_sn(),
+                    connection.exp_cmd_sn,
+                    connection.max_cmd_sn(),
+                )
+            )
+
+    def abandon(self) -> None:
+        """The connection is gone: give up every task."""
+        self._queue.clear()
+        for task in list(self._by_itt.values()):
+            task.aborted = True
+            self._give_up(task)
+
+    def _give_up(self, task: ScsiTask) -> None:
+        if task.itt not in self._by_itt:
+            return
+        self._queue = deque(entry for entry in self._queue if entry[0] is not task)
+        task.give_up()
+
+    # -- budgets -----------------------------------------------------------------------------------
+
+    def retry(self) -> None:
+        """Start and solicit what had to wait for budget."""
+        if self._retrying:  # a task that is started here may end here
+            return
+        self._retrying = True
+        try:
+            self._retry()
+        finally:
+            self._retrying = False
+
+    def _retry(self) -> None:
+        while self._queue:
+            task, cdb, amount = self._queue[0]
+            if self._in_flight and self._in_flight + amount > SESSION_LIMIT:
+                break
+            self._queue.popleft()
+            self._start(task, cdb, amount)
+        while self._unsolicited:
+            if self._unsolicited[0].wanted is not None and not self._solicit_first():
+                break
+            self._unsolicited.popleft()
+
+    def _start(self, task: ScsiTask, cdb: bytes, amount: int) -> None:
+        task.reserved = amount
+        self._in_flight += amount
+        expected = task.expected
+        task.start(
+            task.lun,
+            cdb,
+            expected if task.data is not None else 0,
+            expected if task.reading else 0,
+        )
+
+    def _solicit(self, task: ScsiTask) -> None:
+        self._unsolicited.append(task)
+        if self._unsolicited[0] is task and self._solicit_first():
+            self._unsolicited.popleft()
+
+    def _solicit_first(self) -> bool:
+        """Send an R2T for the first that waits; one of a session may always go."""
+        connection = self._connection
+        task = self._unsolicited[0]
+        data, wanted = task.data, task.wanted
+        assert data is not None and wanted is not None
+        length = data.burst(wanted.length)
+        alone = not self._in_flight
+        if not alone and self._in_flight + length > SESSION_LIMIT:
+            return False
+        if not connection.environment.budget.take(length, force=alone):
+            return False
+        task.solicited = length
+        self._in_flight += length
+        self._ttt = self._ttt % (pdu.RESERVED_TAG - 1) + 1
+        offset = data.solicit(length, self._ttt)
+        connection.send(
+            pdu.R2T.pack(
+                TargetOpcode.R2T,
+                pdu.FINAL,
+                task.lun,
+                task.itt,
+                self._ttt,
+                connection.stat_sn,  # R2T has no status: not advanced
+                connection.exp_cmd_sn,
+                connection.max_cmd_sn(),
+                data.r2t_sn,
+                offset,
+                length,
+            )
+        )
+        data.r2t_sn += 1
+        return True
+
+    def _release(self, task: ScsiTask) -> None:
+        """The burst before was consumed: give its bytes back."""
+        if task.solicited:
+            self._connection.environment.budget.give(task.solicited)
+            self._in_flight -= task.solicited
+            task.solicited = 0
+
+    # -- failures ----------------------------------------------------------------------------------
+
+    def answer_failure(
+        self,
+        lu: LogicalUnit,
+        kind: Kind,
+        error: Exception,
+        request: tuple[int, int, int],
+        extent: tuple[int, int],
+    ) -> None:
+        """Answer a command of the fast path whose operation raised.
+
+        `request`: lun, itt and expected length; `extent`: lba and blocks.
+        """
+        lun, itt, expected = request
+        failure = lu.gate.failed(error, kind)
+        lba = extent[0]
+        if failure.lba is not None and 0 <= failure.lba - lba < extent[1]:
+            lba = failure.lba
+        completion = lu.check_condition(sense.from_error(failure, lba))
+        self._connection.counters.failures += 1
+        moved = expected if kind is Kind.WRITE else 0
+        data_in.respond(self._connection, lun, itt, completion, expected, kind is Kind.READ, moved)
+
+    def _refuse(self, request: Pdu, error: DataOutError) -> None:
+        """Answer a command whose data breaks the rules; nothing of it was done."""
+        if not request.flags & pdu.FINAL:
+            self._swallow(request.itt)
+        key, asc, ascq = error.sense
+        completion = Completion(2, (), sense.Sense(key, asc << 8 | ascq).encode())
+        self._connection.counters.failures += 1
+        data_in.respond(
+            self._connection, request.lun, request.itt, completion, request.word20, False, 0
+        )
+
+    def _data_failed(self, task: ScsiTask, error: DataOutError) -> None:
+        if task.data is not None:
+            task.data.stop(error)
+        if task.wanted is not None:
+            task.wanted = None
+            task.fail(error)
+
+    def _swallow(self, itt: int) -> None:
+        if len(self._discard) >= _DISCARD_LIMIT:
+            del self._discard[next(iter(self._discard))]
+        self._discard[itt] = None
+
+    def _count(self, operation: Operation, lu: LogicalUnit) -> None:
+        counters = self._connection.counters
+        size = operation.blocks * lu.block_length
+        if operation.kind is Kind.READ:
+            counters.reads += 1
+            counters.read_bytes += size
+        elif operation.kind is Kind.WRITE and operation.data is not None:
+            counters.writes += 1
+            counters.written_bytes += len(operation.data)
+        elif operation.kind is Kind.FLUSH:
+            counters.flushes += 1
+        elif operation.kind is Kind.UNMAP:
+            counters.unmaps += 1
+
+
+class DigestError(DataOutError):
+    """The data digest of a Data-Out was wrong: PROTOCOL SERVICE CRC ERROR."""
+
+    sense = (0xB, 0x47, 0x05)

@@ -1,0 +1,159 @@
+"""A server: targets with their units behind iSCSI portals, started and stopped in order."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+from userdisk.errors import UsageError
+from userdisk.gate import Gate
+from userdisk.iscsi import digest
+from userdisk.iscsi.budget import PROCESS_LIMIT, Budget
+from userdisk.iscsi.chap import Credentials
+from userdisk.iscsi.connection import COMMAND_WINDOW
+from userdisk.iscsi.discovery import parse_advertise, reachable, target_address
+from userdisk.iscsi.environment import Counters, Environment
+from userdisk.iscsi.keys import Settings
+from userdisk.iscsi.login import Found, Login, LoginConfig, Negotiated, Opened
+from userdisk.iscsi.session import Sessions
+from userdisk.portal import Portals
+from userdisk.target.target import Target
+
+log = logging.getLogger("userdisk")
+
+DEFAULT_PORT = 3260
+
+
+class Server:
+    """Targets that initiators can log in to. Usable as a context manager.
+
+    Args:
+        targets: with their logical units; the server opens and closes the units.
+        listen: (host, port) of each portal; port 0 chooses a free one.
+        credentials: CHAP names and secrets; None: everybody may log in.
+        initiators: names that may log in; empty: all.
+        advertise: the address that discovery names instead of the one that the client reached:
+            "host" or "host:port", for initiators behind NAT.
+    """
+
+    def __init__(
+        self,
+        targets: Sequence[Target],
+        *,
+        listen: Sequence[tuple[str, int]] = (("127.0.0.1", DEFAULT_PORT),),
+        credentials: Credentials | None = None,
+        initiators: Sequence[str] = (),
+        advertise: str | None = None,
+    ) -> None:
+        self._targets = {target.name.lower(): target for target in targets}
+        if len(self._targets) != len(targets):
+            raise UsageError("two targets have the same name")
+        units = (lu.gate for target in targets for lu in target.units)
+        self._gates: list[Gate] = list(dict.fromkeys(units))
+        self._listen = tuple(listen)
+        self._credentials = credentials
+        if advertise is not None:
+            parse_advertise(advertise)
+        self._advertise = advertise
+        self._bound: list[tuple[str, int]] = []
+        self._initiators = frozenset(name.lower() for name in initiators)
+        self._opened: list[Gate] = []
+        digests = ("CRC32C", "None") if digest.available() else ("None",)
+        self._settings = Settings(digests=digests)
+        self._environment = Environment(
+            targets=self._targets,
+            sessions=Sessions(threading.Lock()),
+            login=self._login,
+            addresses=self._addresses,
+            budget=Budget(PROCESS_LIMIT, threading.Lock()),
+            report=_report,
+        )
+        self._portals = Portals(self._environment)
+        #: what `stop` waits for, for people
+        self.waits_for = ""
+
+    def start(self) -> list[tuple[str, int]]:
+        """Open the units and listen; returns the bound addresses.
+
+        Raises UsageError for an address that cannot be had, and what a unit's `open` raises; the
+        server is then stopped again.
+        """
+        try:
+            for gate in self._gates:
+                gate.open()
+                self._opened.append(gate)
+            for host, port in self._listen:
+                self._bound.append(self._portals.listen(host, port))
+            return self._bound
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Stop accepting, have initiators log out, then flush and close the units. Blocks.
+
+        Raises the first failure to flush or close, after everything was closed.
+        """
+        self.waits_for = "initiators to log out"
+        self._portals.stop()
+        failure: Exception | None = None
+        while self._opened:
+            gate = self._opened.pop()
+            self.waits_for = f"unit {gate.name} to flush and close"
+            try:
+                gate.close()
+            except Exception as error:
+                log.error("unit %s: cannot be flushed and closed: %s", gate.name, error)
+                failure = failure or error
+        if failure is not None:
+            raise failure
+
+    def counters(self) -> Counters:
+        """What all connections did up to now."""
+        return self._portals.counters()
+
+    @property
+    def connections(self) -> int:
+        """Connections that were accepted up to now."""
+        return self._portals.accepted
+
+    def __enter__(self) -> Server:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _login(self, open_session: Callable[[Negotiated], Opened]) -> Login:
+        return Login(
+            LoginConfig(
+                find_target=self._find,
+                open_session=open_session,
+                random=secrets.token_bytes,
+                credentials=self._credentials,
+                initiators=self._initiators,
+                settings=self._settings,
+                command_window=COMMAND_WINDOW,
+                stat_sn=secrets.randbits(31),
+            )
+        )
+
+    def _addresses(self, reached: tuple[str, int]) -> list[str]:
+        found = reachable(self._bound, reached, self._advertise)
+        return [target_address(host, port) for host, port in found]
+
+    def _find(self, name: str) -> Found | None:
+        target = self._targets.get(name.lower())
+        return None if target is None else Found(target.name.lower(), target.alias)
+
+
+def _report(error: Exception) -> None:
+    log.error("a command failed in userdisk itself", exc_info=error)

@@ -1,0 +1,134 @@
+"""The one place that sends and receives on sockets, and that wakes a thread which waits for one.
+
+Sockets stay in blocking mode, with SO_RCVTIMEO as the tick of whoever waits (a Python time-out
+would cost a poll before every call). Sending is tried without waiting first; only what does not
+fit waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import struct
+from collections.abc import Sequence
+
+from userdisk.unit import Buffer
+
+_VECTORED = hasattr(socket.socket, "sendmsg")
+_NO_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
+_EVENTFD = hasattr(os, "eventfd")
+_IOV_MAX = 1024
+
+
+def prepare(sock: socket.socket, tick: float, user_timeout: float) -> None:
+    """Set a connection's options: no delay, the tick, and when an unreachable peer is given up."""
+    sock.setblocking(True)
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            milliseconds = int(user_timeout * 1000)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+    if os.name == "posix":
+        seconds = int(tick)
+        value = struct.pack("@ll", seconds, int((tick - seconds) * 1_000_000))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
+    else:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, int(tick * 1000))
+
+
+def receive(sock: socket.socket, buffer: memoryview) -> int:
+    """Receive into `buffer`; 0 at the end of the stream, -1 when a tick passed without data."""
+    try:
+        return sock.recv_into(buffer)
+    except (BlockingIOError, InterruptedError, TimeoutError):
+        return -1
+
+
+def send(sock: socket.socket, buffers: Sequence[Buffer]) -> list[Buffer]:
+    """Send the buffers in order, as far as the socket takes them now; returns the rest.
+
+    Raises OSError when the connection is gone.
+    """
+    rest: list[Buffer] = list(buffers) if _VECTORED else [b"".join(buffers)]
+    while rest:
+        try:
+            sent = _send_some(sock, rest)
+        except BlockingIOError:
+            return rest
+        except (BufferError, TypeError):  # a unit's view that is not contiguous
+            rest = [bytes(buffer) for buffer in rest]
+            continue
+        rest = _after(rest, sent)
+    return []
+
+
+def _send_some(sock: socket.socket, buffers: Sequence[Buffer]) -> int:
+    if _VECTORED:
+        return sock.sendmsg(buffers[:_IOV_MAX], (), _NO_WAIT)
+    return sock.send(buffers[0])
+
+
+def _after(buffers: Sequence[Buffer], sent: int) -> list[Buffer]:
+    """What is left of the buffers when the first `sent` bytes are gone."""
+    for index, buffer in enumerate(buffers):
+        length = memoryview(buffer).nbytes
+        if sent < length:
+            return [memoryview(buffer).cast("B")[sent:], *buffers[index + 1 :]]
+        sent -= length
+    return []
+
+
+class Waker:
+    """Lets any thread wake the one that waits for a socket in `wait`."""
+
+    def __init__(self) -> None:
+        if _EVENTFD:
+            self._read = self._write = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        else:
+            self._pair = socket.socketpair()
+            for end in self._pair:
+                end.setblocking(False)
+            self._read, self._write = (end.fileno() for end in self._pair)
+
+    def wake(self) -> None:
+        """End the current or the next `wait`. Never blocks."""
+        with contextlib.suppress(BlockingIOError, OSError):  # full, or closed: nobody waits
+            if _EVENTFD:
+                os.eventfd_write(self._write, 1)
+            else:
+                self._pair[1].send(b"\0")
+
+    def wait(self, sock: socket.socket | None, seconds: float, *, writing: bool = False) -> bool:
+        """Wait until `sock` can be read (or written), for `wake`, or for the time.
+
+        True if it is the socket. Without a socket only a wake ends it early.
+        """
+        if hasattr(select, "poll"):
+            poll = select.poll()
+            poll.register(self._read, select.POLLIN)
+            if sock is not None:
+                poll.register(sock, select.POLLOUT if writing else select.POLLIN)
+            ready = {fd for fd, _ in poll.poll(seconds * 1000)}
+        else:
+            wanted = [] if sock is None else [sock.fileno()]
+            readable, writable, _ = select.select(
+                [self._read, *([] if writing else wanted)], wanted if writing else [], [], seconds
+            )
+            ready = {*readable, *writable}
+        if self._read in ready:
+            with contextlib.suppress(BlockingIOError):
+                if _EVENTFD:
+                    os.eventfd_read(self._read)
+                else:
+                    self._pair[0].recv(4096)
+        return sock is not None and sock.fileno() in ready
+
+    def close(self) -> None:
+        """Free the descriptors."""
+        if _EVENTFD:
+            os.close(self._read)
+        else:
+            for end in self._pair:
+                end.close()
