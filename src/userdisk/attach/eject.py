@@ -1,0 +1,114 @@
+"""Finding attached disks and taking them away, whether their process is alive or was killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from userdisk import attach
+from userdisk.attach import mounts, release, state
+from userdisk.attach.state import Folder, Record
+from userdisk.errors import UsageError, UserdiskError
+
+_KILL_SECONDS: Final = 10.0
+
+Status = Literal["starting", "attached", "killed", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One attachment as it is now."""
+
+    folder: Folder
+    record: Record
+    status: Status
+    devices: list[Path]
+    mountpoints: list[str]
+
+
+def entries() -> list[Entry]:
+    """All attachments, with leftovers of killed processes, by name."""
+    return [_entry(folder, record) for folder in state.folders() if (record := folder.read())]
+
+
+def find(target: str) -> Entry:
+    """The attachment by its name, its device or a partition, or a folder it is mounted on.
+
+    Raises `UsageError`.
+    """
+    known = entries()
+    path = os.path.realpath(target)
+    for entry in known:
+        nodes = [str(node) for device in entry.devices for node in release.with_partitions(device)]
+        if target == entry.folder.name or path in nodes or path in entry.mountpoints:
+            return entry
+    for entry in known:  # what it was before somebody else unmounted or detached it
+        if path in (entry.record.device, entry.record.mountpoint):
+            return entry
+    raise UsageError(f"{target}: no disk of userdisk is attached there (see userdisk list)")
+
+
+def eject(entry: Entry, *, force: bool, timeout: float) -> list[str]:
+    """Unmount, flush, and take the disk away; returns remarks, one line each.
+
+    Blocks at most about `timeout` seconds for the unit to write. Raises `UserdiskError` if
+    something uses the disk and `force` is not given (nothing is stopped then), and if the last
+    flush failed (the disk is gone then).
+    """
+    if entry.status == "failed":
+        entry.folder.remove()
+        return [f"{entry.record.unit} was ejected before: {entry.record.failed}"]
+    remarks = release.release(entry.devices, force=force)
+    with state.opened_process(entry.record) as process:
+        if process is not None:
+            state.signal_process(process, signal.SIGTERM)
+            if not state.wait_for_end(process, min(timeout, _KILL_SECONDS) if force else timeout):
+                if not force:
+                    raise UserdiskError(
+                        f"{entry.record.unit} is still writing after {timeout:g} s (pid"
+                        f" {entry.record.pid}); it goes on; --force gives up what is not written"
+                    )
+                state.signal_process(process, signal.SIGKILL)
+                state.wait_for_end(process, _KILL_SECONDS)
+                remarks.append(f"{entry.record.unit} was killed; unwritten data is lost")
+        else:
+            remarks.append(
+                f"the process of {entry.record.unit} was killed; data not flushed before is lost"
+            )
+    left = entry.folder.read()  # gone if the process ended in order
+    if left is None:
+        return remarks
+    problems = [left.failed] if left.failed else []
+    problems += clean(entry.folder, left)
+    if problems:
+        raise UserdiskError(f"{entry.record.unit} is ejected, but {'; '.join(problems)}")
+    return remarks
+
+
+def clean(folder: Folder, record: Record) -> list[str]:
+    """Remove what a process that has ended left; returns what went wrong."""
+    problems = []
+    way = attach.way(record.way)
+    try:
+        release.release(way.devices(folder.mount), force=True)
+    except (UserdiskError, OSError) as error:
+        problems.append(str(error))
+    problems += way.clean(folder.mount)
+    try:
+        folder.remove()
+    except OSError as error:
+        problems.append(f"{folder.path}: {error.strerror}")
+    return problems
+
+
+def _entry(folder: Folder, record: Record) -> Entry:
+    devices = attach.way(record.way).devices(folder.mount)
+    nodes = [node for device in devices for node in release.with_partitions(device)]
+    mountpoints = [mount.folder for mount in mounts.mounts_of(nodes)] if nodes else []
+    status: Status = "failed" if record.failed else "killed"
+    if state.alive(record):
+        status = "attached" if record.device else "starting"
+    return Entry(folder, record, status, devices, mountpoints)

@@ -1,0 +1,97 @@
+"""Unmounting what is on a device, so that the device can be taken away."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from userdisk.attach import loop, mounts
+from userdisk.attach.mounts import UnmountFlag
+from userdisk.errors import UserdiskError
+
+_BUSY_SECONDS = 2.0
+_HOLDER_SECONDS = 3.0
+
+
+def with_partitions(device: Path) -> list[Path]:
+    """The device and the nodes of its partitions."""
+    return [device, *loop.partitions(device)]
+
+
+def release(devices: Sequence[Path], *, force: bool) -> list[str]:
+    """Unmount everything on the devices; blocks while file systems write.
+
+    What is busy is refused, or with `force` unmounted lazily: it stays for its users and is
+    returned, one line each. Raises `UserdiskError`, naming who uses what.
+    """
+    problems = []
+    nodes = [node for device in devices for node in with_partitions(device)]
+    for mount in reversed(mounts.mounts_of(nodes)):
+        if _unmount(mount.folder):
+            continue
+        line = f"{mount.folder} is busy{_used_by(mount.folder)}"
+        if not force:
+            raise UserdiskError(f"{line}; close it, or use --force")
+        mounts.unmount(mount.folder, UnmountFlag.DETACH)
+        problems.append(line)
+    for device in devices:
+        if loop.in_use(device, _HOLDER_SECONDS):
+            line = f"{device} is in use{_held_by(device)}"
+            if not force:
+                raise UserdiskError(f"{line}; release it, or use --force")
+            if not problems:  # otherwise it is what has just been unmounted lazily
+                problems.append(line)
+    return problems
+
+
+def write_back(device: Path) -> list[str]:
+    """Write what is cached for a device and flush it; returns what went wrong. Blocks."""
+    try:
+        descriptor = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        return [f"writing back {device}: {error.strerror}"]
+    return []
+
+
+def _unmount(folder: str) -> bool:
+    """False if it is busy for long."""
+    deadline = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            mounts.unmount(folder)
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.ENOENT):  # not mounted any more
+                return True
+            if error.errno != errno.EBUSY:
+                raise UserdiskError(f"unmounting {folder}: {error.strerror}") from None
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.1)
+        else:
+            return True
+
+
+def _used_by(folder: str) -> str:
+    return _list(mounts.users_of(folder))
+
+
+def _held_by(device: Path) -> str:
+    users = [user for node in with_partitions(device) for user in mounts.users_of(str(node))]
+    holders = [path.name for path in Path("/sys/block", device.name).glob("**/holders/*")]
+    swaps = Path("/proc/swaps").read_text().split()
+    swapped = [f"swap on {node}" for node in with_partitions(device) if str(node) in swaps]
+    return _list([*swapped, *holders, *users])
+
+
+def _list(users: Sequence[str]) -> str:
+    if not users:
+        return ""
+    more = f" and {len(users) - 3} more" if len(users) > 3 else ""
+    return f": used by {', '.join(users[:3])}{more}"

@@ -1,0 +1,269 @@
+"""attach, mount, eject and list: a unit as a block device of this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from userdisk.attach import eject as ejecting
+from userdisk.attach import filesystem
+from userdisk.attach.launch import Attached, launch
+from userdisk.attach.process import Task, hold
+from userdisk.attach.state import Folder, Record
+from userdisk.cli.units import UNIT_HELP, UNIT_OPTIONS, UnitOptions, unit_name
+from userdisk.errors import UsageError, UserdiskError
+
+_SECONDS = click.FloatRange(min=0.1, max=86400)
+_TIMEOUT = click.Option(
+    ["--timeout"],
+    type=_SECONDS,
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long opening the unit may take.",
+)
+
+
+def _attach(unit: str, foreground: bool, timeout: float, **options: Any) -> int:
+    if foreground:
+        return _attach_in_foreground(unit, UnitOptions(**options))
+    attached = _launch(unit, options, "", timeout)
+    click.echo(attached.device)
+    click.echo(f"{_description(attached.record)}; take it away with", err=True)
+    click.echo(f"  userdisk eject {attached.device}", err=True)
+    return 0
+
+
+def _attach_in_foreground(unit: str, options: UnitOptions) -> int:
+    logging.basicConfig(format="userdisk: %(message)s", level=logging.INFO)
+
+    def ready(folder: Folder, record: Record) -> None:
+        click.echo(record.device)
+        click.echo(f"{_description(record)}; Ctrl-C takes it away", err=True)
+
+    return (
+        1 if hold(Task(unit, unit_name(unit), lambda: options.open(unit), "", True), ready) else 0
+    )
+
+
+def _mount(
+    unit: str,
+    folder: str,
+    format_: str | None,
+    force: bool,
+    partition: int | None,
+    mount_options: str | None,
+    timeout: float,
+    **options: Any,
+) -> None:
+    place = Path(folder).resolve()
+    if not place.is_dir():
+        raise UsageError(f"{folder}: {'not a' if place.exists() else 'no such'} folder")
+    if force and format_ is None:
+        raise UsageError("--force: says to format what is not blank, so it needs --format")
+    filesystem.check_tools(format_)
+    attached = _launch(unit, options, str(place), timeout)
+    try:
+        kind = _mount_device(attached, place, format_, force, partition, mount_options)
+    except BaseException:
+        _undo(attached)
+        raise
+    click.echo(f"{unit} is mounted on {place} ({kind} on {attached.device})")
+    click.echo(f"take it away with\n  userdisk eject {place}", err=True)
+
+
+def _mount_device(
+    attached: Attached,
+    place: Path,
+    format_: str | None,
+    force: bool,
+    partition: int | None,
+    mount_options: str | None,
+) -> str:
+    node = filesystem.choose_partition(attached.device, partition)
+    if format_ is not None:
+        if attached.record.read_only:
+            raise UsageError("--format: the disk is read-only")
+        found = filesystem.content(node)
+        if found and not force:
+            raise UsageError(
+                f"--format {format_}: the disk is not blank, it holds {found};"
+                " leave --format out to mount it, or add --force to lose what is there"
+            )
+        filesystem.make(format_, node)
+    options = [option for option in (mount_options or "").split(",") if option]
+    return filesystem.mount(node, place, options=options, read_only=attached.record.read_only)
+
+
+def _undo(attached: Attached) -> None:
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not stop it
+    try:
+        entry = ejecting.find(attached.folder.name)
+        ejecting.eject(entry, force=True, timeout=60)
+    except (UserdiskError, OSError) as error:
+        click.echo(f"userdisk: {error}", err=True)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _eject(target: str, force: bool, timeout: float) -> None:
+    if os.geteuid() != 0:
+        raise UserdiskError("eject needs root (try sudo)")
+    entry = ejecting.find(target)
+    for remark in ejecting.eject(entry, force=force, timeout=timeout):
+        click.echo(f"userdisk: {remark}", err=True)
+    click.echo(f"{entry.record.unit} is ejected")
+
+
+def _list(as_json: bool) -> None:
+    entries = ejecting.entries()
+    if as_json:
+        records = [
+            dataclasses.asdict(entry.record)
+            | {
+                "name": entry.folder.name,
+                "status": entry.status,
+                "devices": [str(device) for device in entry.devices],
+                "mountpoints": entry.mountpoints,
+            }
+            for entry in entries
+        ]
+        click.echo(json.dumps(records, indent=2))
+        return
+    if not entries:
+        click.echo("nothing is attached", err=True)
+        return
+    rows = [("NAME", "DEVICE", "SIZE", "UNIT", "MOUNTED ON", "STATUS"), *map(_row, entries)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo("  ".join(cells).rstrip())
+
+
+_STATUS = {
+    "starting": "starting",
+    "attached": "attached",
+    "killed": "left over: its process (pid {pid}) was killed; userdisk eject {name}",
+    "failed": "ejected, but {failed}; userdisk eject {name} forgets it",
+}
+
+
+def _row(entry: ejecting.Entry) -> tuple[str, ...]:
+    record = entry.record
+    status = _STATUS[entry.status].format(
+        pid=record.pid, failed=record.failed, name=entry.folder.name
+    )
+    return (
+        entry.folder.name,
+        ", ".join(map(str, entry.devices)) or "-",
+        _size(record.size) if record.size else "-",
+        record.unit,
+        ", ".join(entry.mountpoints) or "-",
+        status + (", read-only" if record.read_only and entry.status == "attached" else ""),
+    )
+
+
+def _launch(unit: str, options: dict[str, Any], mountpoint: str, timeout: float) -> Attached:
+    request = {
+        "unit": unit,
+        "options": dataclasses.asdict(UnitOptions(**options)),
+        "mountpoint": mountpoint,
+    }
+    sys.stdout.flush()
+    return launch("userdisk.cli.attaching", unit, request, timeout)
+
+
+def _description(record: Record) -> str:
+    access = ", read-only" if record.read_only else ""
+    return f"{record.unit}: {_size(record.size)}, {record.block_length}-byte blocks{access}"
+
+
+def _size(size: int) -> str:
+    for shift, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")):
+        if size >= 1 << shift:
+            return f"{size / (1 << shift):.4g} {unit}"
+    return f"{size} B"
+
+
+attach = click.Command(
+    "attach",
+    callback=_attach,
+    params=[
+        click.Argument(["unit"]),
+        *UNIT_OPTIONS,
+        click.Option(
+            ["--foreground", "-f"],
+            is_flag=True,
+            help="Stay, log to the terminal, and take the disk away on Ctrl-C.",
+        ),
+        _TIMEOUT,
+    ],
+    help=f"Make UNIT a block device of this machine and print its name (Linux, as root).\n\n"
+    f"{UNIT_HELP} A process stays behind and serves the device until it is ejected.",
+)
+
+mount = click.Command(
+    "mount",
+    callback=_mount,
+    params=[
+        click.Argument(["unit"]),
+        click.Argument(["folder"], metavar="DIR"),
+        click.Option(
+            ["--format", "format_"],
+            type=click.Choice(list(filesystem.FORMATS)),
+            help="Make a file system first, on a blank disk.",
+        ),
+        click.Option(["--force"], is_flag=True, help="With --format: even if it is not blank."),
+        click.Option(
+            ["--partition"],
+            type=click.IntRange(min=0),
+            metavar="N",
+            help="The partition to use; 0 is the whole disk. Default: the only one, or the disk.",
+        ),
+        click.Option(
+            ["-o", "mount_options"], metavar="OPTIONS", help="Options for mount, as for mount -o."
+        ),
+        *UNIT_OPTIONS,
+        _TIMEOUT,
+    ],
+    help=f"Attach UNIT and mount it on the folder DIR (Linux, as root).\n\n{UNIT_HELP}",
+)
+
+eject = click.Command(
+    "eject",
+    callback=_eject,
+    params=[
+        click.Argument(["target"], metavar="DIR|DEVICE|NAME"),
+        click.Option(
+            ["--force"],
+            is_flag=True,
+            help="Even if it is in use (whoever uses it gets errors) or does not stop.",
+        ),
+        click.Option(
+            ["--timeout"],
+            type=_SECONDS,
+            default=120.0,
+            show_default=True,
+            metavar="SECONDS",
+            help="How long the unit may take to write and flush.",
+        ),
+    ],
+    help="Unmount, flush and take away an attached disk, or what a killed one left behind.",
+)
+
+list_ = click.Command(
+    "list",
+    callback=_list,
+    params=[click.Option(["--json", "as_json"], is_flag=True, help="Print as JSON.")],
+    help="Show what is attached, and what killed processes left behind.",
+)
+
+commands: list[click.Command] = [attach, mount, eject, list_]
