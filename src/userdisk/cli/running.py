@@ -21,8 +21,6 @@ from typing import NamedTuple
 
 import click
 
-from userdisk.errors import UserdiskError
-
 #: Ctrl-C, a service manager or `kill`, and a terminal that is closed.
 _SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
@@ -109,10 +107,3 @@ def signals_interrupt() -> Iterator[None]:
     finally:
         for number, old in taken.items():
             signal.signal(number, old)
-
-
-def one_line(error: BaseException) -> UserdiskError:
-    """What a unit or the system raised, as an error for people."""
-    if isinstance(error, UserdiskError):
-        return error
-    return UserdiskError(str(error) or type(error).__name__)

@@ -82,7 +82,7 @@ def serve(
     name: str | None,
     verbose: bool,
     **options: Any,
-) -> None:
+) -> int:
     logging.basicConfig(
         format="userdisk: %(message)s", level=logging.INFO if verbose else logging.WARNING
     )
@@ -114,10 +114,13 @@ def serve(
         bound = server.start()
     began = time.monotonic()
     _print_start(target_name, lus, bound, advertise, credentials)
+    status = 0
     try:
         serve_until_signal(server.stop, lambda: server.waits_for)
-    finally:
-        _print_summary(server, time.monotonic() - began)
+    except Exception:  # the server has logged which unit could not be flushed or closed
+        status = 1
+    _print_summary(server, time.monotonic() - began)
+    return status
 
 
 commands = [click.Command("serve", callback=serve, params=list(_OPTIONS), help=_HELP)]
@@ -133,7 +136,7 @@ def _print_start(
     offers = [Offer(name, _reachable(host, advertise), port, len(lus)) for host, port in bound]
     for offer in offers:
         for lun, lu in enumerate(lus):
-            click.echo(f"{offer.url(lun)}  {_describe(lu)}")
+            click.echo(f"{offer.url(lun)}\n    {_describe(lu)}")
     click.echo()
     click.echo(connect_text(offers[0]))
     open_to_all = [portal_text(*address) for address in bound if not is_loopback(address[0])]
@@ -154,11 +157,14 @@ def _reachable(host: str, advertise: str | None) -> str:
 
 
 def _describe(lu: LogicalUnit) -> str:
+    from userdisk.identity import identity_of
+
     parameters = lu.parameters
     words = [lu.gate.name, size_text(parameters.size), f"{parameters.block_length}-byte blocks"]
     if parameters.write_protected:
         words.append("read-only")
-    return ", ".join(words)
+    words.append(identity_of(lu.gate.unit).note)
+    return ", ".join(filter(None, words))
 
 
 def _print_summary(server: Server, seconds: float) -> None:
