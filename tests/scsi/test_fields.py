@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from userdisk.scsi import capacity, fields, inquiry, mode
@@ -60,6 +60,7 @@ def test_fields_of_a_table_do_not_overlap_or_leave_it(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TABLES)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_tables_read_what_they_wrote(name: str, data: st.DataObject) -> None:
     length, table = TABLES[name]

@@ -59,14 +59,15 @@ def write(lu: LogicalUnit, command: Command) -> Completion | Steps:
     check_writable(lu)
     lba, blocks, fua, _ = _addressed(lu, command.cdb)
     wanted = blocks * lu.block_length
-    if command.data_out_length < wanted:
+    # an initiator that announces less has less written, and the residual count says so
+    announced = min(wanted, command.data_out_length)
+    if announced % lu.block_length:
         raise CheckCondition(sense.data_out_too_short(), wanted)
-    return _write(lu, lba, blocks, fua) if blocks else GOOD
+    return _write(lu, lba, announced // lu.block_length, fua, wanted) if blocks else GOOD
 
 
-def _write(lu: LogicalUnit, lba: int, left: int, fua: bool) -> Steps:
+def _write(lu: LogicalUnit, lba: int, left: int, fua: bool, wanted: int) -> Steps:
     granule = lu.block_length
-    wanted = left * granule
     while left:
         data = yield Receive(min(left, lu.step) * granule, granule)
         blocks, rest = divmod(len(data), granule)
