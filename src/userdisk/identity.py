@@ -108,10 +108,7 @@ def identify(unit: StorageUnit, place: Place, *, new_guid: bool = False) -> Iden
 
     Blocks. Raises `UsageError` for a state file that cannot be read or understood.
     """
-    found = Identity(uuid.uuid4()) if new_guid else _find(place)
-    if new_guid or found is None or found.path not in (None, place.write[0]):
-        found = _settle(found, place, new_guid)
-    assert found is not None
+    found = _renewed(place) if new_guid else _kept(place)
     unit.identify(found.guid)
     unit._identity = found
     return found
@@ -149,39 +146,54 @@ def sync_folder(path: str) -> None:
 # -- finding and settling ----------------------------------------------------------------------
 
 
-def _find(place: Place) -> Identity | None:
-    for path in place.read:
+def _kept(place: Place) -> Identity:
+    """The identity that the disk has, in the best place that takes it; or its first."""
+    for number, path in enumerate(place.read):
         found = _read(path)
         if found is not None:
+            better = [each for each in place.read[:number] if each in place.write]
+            if _put(found, better):
+                _remove([path])  # two would contradict each other one day
             return found
-    return None
+    first = Identity(uuid.uuid4())
+    if not _put(first, place.write):
+        first.guid = uuid.uuid5(_NAMESPACE, place.key)
+        first.note = "its identity derives from its path: its state cannot be written anywhere"
+    return first
 
 
-def _settle(found: Identity | None, place: Place, new_guid: bool) -> Identity:
-    """Write an identity to the best place that takes it."""
-    old = found.path if found is not None else None
-    identity = found or Identity(uuid.uuid4())
-    for path in place.write:
-        if path == old and not new_guid:
-            return identity  # where it is now is the best place that takes it
+def _renewed(place: Place) -> Identity:
+    """A new identity, which replaces whatever there was; nothing else of the state is kept."""
+    identity = Identity(uuid.uuid4())
+    if not _put(identity, place.read) or not _remove(
+        path for path in place.read if path != identity.path
+    ):
+        identity.note = "the new identity is for this time only: its state cannot be written"
+    return identity
+
+
+def _put(identity: Identity, paths: Iterable[str]) -> bool:
+    """Write an identity to the first of the places that takes it, and note which that is."""
+    for path in paths:
         try:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             _write(path, identity.guid, identity._values)
         except OSError:
             continue
         identity.path = path
-        for other in place.read:  # a second file would be believed when this one is lost
-            if other != path and (new_guid or other == old):
-                with contextlib.suppress(OSError):
-                    os.unlink(other)
-        return identity
-    if old is not None:
-        return identity
-    guid = identity.guid if new_guid else uuid.uuid5(_NAMESPACE, place.key)
-    why = "no place for its state file can be written"
-    if new_guid:
-        return Identity(guid, note=f"the new identity is for this time only: {why}")
-    return Identity(guid, note=f"its identity derives from its path: {why}")
+        return True
+    return False
+
+
+def _remove(paths: Iterable[str]) -> bool:
+    for path in paths:
+        try:
+            os.unlink(path)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError:
+            return False
+    return True
 
 
 def _read(path: str) -> Identity | None:

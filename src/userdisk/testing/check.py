@@ -136,18 +136,21 @@ class _Check:
     def together(self) -> None:
         """Operations that wait together, as `batch` and concurrent units get them."""
         window = self.windows[0]
-        step = max(window.blocks // _QUEUE, 1)
-        lbas = [window.lba + n * step for n in range(min(_QUEUE, window.blocks))]
-        blocks = max(min(step - 1, 8), 1)
         for _ in range(4):
+            places: list[tuple[int, int]] = []  # side by side: no two share a block
+            lba = window.lba
+            while lba < window.end and len(places) < _QUEUE:
+                blocks = min(self.random.randint(1, 7), self.most, window.end - lba)
+                places.append((lba, blocks))
+                lba += blocks
             writes = []
-            for lba in self.random.sample(lbas, len(lbas)):
+            for lba, blocks in self.random.sample(places, len(places)):
                 data = self.random.randbytes(blocks * self.parameters.block_length)
                 window.put(lba, data)
                 view = memoryview(bytearray(data)).toreadonly()
                 writes.append(Operation(Kind.WRITE, lba, blocks, data=view))
             self.driver.run(writes)
-            reads = [Operation(Kind.READ, lba, blocks) for lba in lbas]
+            reads = [Operation(Kind.READ, lba, blocks) for lba, blocks in places]
             self.driver.run(reads)
             for read in reads:
                 name = "batch" if overrides(self.unit, "batch") else "operations queued together"
