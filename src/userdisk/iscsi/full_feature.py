@@ -65,7 +65,7 @@ def text(connection: Connection, request: Pdu) -> None:
     """11.10: SendTargets, and parameters that may change in full feature phase."""
     if not connection.sequence(request):
         return
-    answer = connection.text.request(request.flags, request.word20, bytes(request.data))
+    answer = connection.text.request(request.flags, request.itt, request.word20, request.data)
     if isinstance(answer, RejectReason):
         connection.reject(answer, request.header)
         return
