@@ -314,7 +314,9 @@ class Connection:
                 self.reject(RejectReason.IMMEDIATE_COMMAND_REJECT, request.header)
                 return False
             return True
-        if request.cmd_sn == self.exp_cmd_sn:
+        if request.cmd_sn == self.exp_cmd_sn and not pdu.serial_less(
+            self.max_cmd_sn(), request.cmd_sn
+        ):
             self.exp_cmd_sn = (self.exp_cmd_sn + 1) & 0xFFFFFFFF
             return True
         if pdu.serial_less(request.cmd_sn, self.exp_cmd_sn) or pdu.serial_less(
