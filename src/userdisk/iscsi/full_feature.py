@@ -6,13 +6,15 @@ RFC 7143 11.10 (Text), 11.14 (Logout), 11.16 (SNACK), 11.18 (NOP-Out).
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from userdisk.iscsi import pdu
 from userdisk.iscsi.pdu import InitiatorOpcode, RejectReason, TargetOpcode
 
 if TYPE_CHECKING:
-    from userdisk.iscsi.connection import Connection, Pdu
+    from userdisk.iscsi.connection import Connection
+    from userdisk.iscsi.incoming import Pdu
 
 _TIME_TO_WAIT, _TIME_TO_RETAIN = 2, 0  # seconds, as negotiated by default
 
@@ -23,12 +25,11 @@ def nop_out(connection: Connection, request: Pdu) -> None:
         return
     if request.itt == pdu.RESERVED_TAG:
         if not request.immediate:
-            connection.reject(RejectReason.INVALID_PDU_FIELD, request.header)
+            connection.out.reject(RejectReason.INVALID_PDU_FIELD, request.header)
         return
     negotiated = connection.negotiated
-    assert negotiated is not None
     data = bytes(request.data[: negotiated.max_recv_data_segment_length])
-    connection.send(
+    connection.out.send(
         pdu.NOP_IN.pack(
             TargetOpcode.NOP_IN,
             pdu.FINAL,
@@ -36,9 +37,7 @@ def nop_out(connection: Connection, request: Pdu) -> None:
             request.lun,
             request.itt,
             pdu.RESERVED_TAG,
-            connection.next_stat_sn(),
-            connection.exp_cmd_sn,
-            connection.max_cmd_sn(),
+            *connection.out.numbers(),
         ),
         data,
     )
@@ -46,7 +45,7 @@ def nop_out(connection: Connection, request: Pdu) -> None:
 
 def ping(connection: Connection, ttt: int) -> None:
     """11.19: ask whether the initiator is there."""
-    connection.send(
+    connection.out.send(
         pdu.NOP_IN.pack(
             TargetOpcode.NOP_IN,
             pdu.FINAL,
@@ -54,9 +53,7 @@ def ping(connection: Connection, ttt: int) -> None:
             0,
             pdu.RESERVED_TAG,
             ttt,
-            connection.stat_sn,  # needs no acknowledgement: not advanced
-            connection.exp_cmd_sn,
-            connection.max_cmd_sn(),
+            *connection.out.numbers(status=False),  # needs no acknowledgement
         )
     )
 
@@ -67,9 +64,9 @@ def text(connection: Connection, request: Pdu) -> None:
         return
     answer = connection.text.request(request.flags, request.itt, request.word20, request.data)
     if isinstance(answer, RejectReason):
-        connection.reject(answer, request.header)
+        connection.out.reject(answer, request.header)
         return
-    connection.send(
+    connection.out.send(
         pdu.TEXT_RESPONSE.pack(
             TargetOpcode.TEXT_RESPONSE,
             answer.flags,
@@ -77,12 +74,14 @@ def text(connection: Connection, request: Pdu) -> None:
             request.lun,
             request.itt,
             answer.ttt,
-            connection.next_stat_sn(),
-            connection.exp_cmd_sn,
-            connection.max_cmd_sn(),
+            *connection.out.numbers(),
         ),
         answer.data,
     )
+    negotiated, length = connection.negotiated, connection.text.max_recv_data_segment_length
+    assert negotiated is not None
+    if length != negotiated.max_recv_data_segment_length:
+        connection.negotiated = replace(negotiated, max_recv_data_segment_length=length)
 
 
 def logout(connection: Connection, request: Pdu) -> None:
@@ -92,20 +91,17 @@ def logout(connection: Connection, request: Pdu) -> None:
     reason = request.flags & 0x7F
     cid = request.word20 >> 16
     negotiated = connection.negotiated
-    assert negotiated is not None
     if reason == 1 and cid != negotiated.cid:
         response = 1  # CID not found
     else:
         response = 0 if reason in (0, 1) else 2  # connection recovery is not supported
-    connection.send(
+    connection.out.send(
         pdu.LOGOUT_RESPONSE.pack(
             TargetOpcode.LOGOUT_RESPONSE,
             pdu.FINAL,
             response,
             request.itt,
-            connection.next_stat_sn(),
-            connection.exp_cmd_sn,
-            connection.max_cmd_sn(),
+            *connection.out.numbers(),
             _TIME_TO_WAIT,
             _TIME_TO_RETAIN,
         )
@@ -116,12 +112,12 @@ def logout(connection: Connection, request: Pdu) -> None:
 
 def snack(connection: Connection, request: Pdu) -> None:
     """11.16: recovery within a connection needs ErrorRecoveryLevel 1 or more."""
-    connection.reject(RejectReason.SNACK_REJECT, request.header)
+    connection.out.reject(RejectReason.SNACK_REJECT, request.header)
 
 
 def login(connection: Connection, request: Pdu) -> None:
     """A login on a connection that is logged in: a protocol error (7.1)."""
-    connection.reject(RejectReason.PROTOCOL_ERROR, request.header)
+    connection.out.reject(RejectReason.PROTOCOL_ERROR, request.header)
     connection.fail("a login in full feature phase")
 
 
