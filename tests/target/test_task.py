@@ -14,6 +14,7 @@ from userdisk.target.command import Completion, Receive
 from userdisk.target.nexus import Nexus
 from userdisk.target.task import PENDING
 from userdisk.target.task_management import Function, Response, manage
+from userdisk.unit import Buffer
 
 ONE = 1 << 48
 READ = bytes.fromhex("28000000000000000400")  # 4 blocks
@@ -273,3 +274,30 @@ def test_commands_that_come_after_a_reset_go_on(disk: Disk) -> None:
 def test_data_in_is_cut_to_the_allocation_length() -> None:
     assert spc.data_in(b"abc", 2).data == (b"ab",)
     assert spc.data_in(b"abc", 0).data == ()
+
+
+def test_an_abort_in_the_last_moment_takes_the_response_away(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = disk.port.start(disk.a, READ[:8] + b"\x01\0")
+    gate = disk.target.units[0].gate
+    checked = gate.checked_read
+
+    def late(data: Buffer, length: int) -> Buffer:  # after the last look at `aborted`
+        disk.manage(Function.ABORT_TASK, disk.a, task)
+        return checked(data, length)
+
+    monkeypatch.setattr(gate, "checked_read", late)
+    disk.port.step()
+    assert task.completions == [None]
+    assert disk.answers == [Response.COMPLETE]
+
+
+def test_a_function_is_not_answered_again_by_later_commands(disk: Disk) -> None:
+    task = disk.port.start(disk.a, READ)
+    disk.manage(Function.ABORT_TASK, disk.a, task)
+    disk.port.step()
+    disk.port.start(disk.a, READ)
+    while disk.port.waiting:
+        disk.port.step()
+    assert disk.answers == [Response.COMPLETE]

@@ -11,15 +11,17 @@ A task that waits (before its start, for data, for an operation) is among its un
 
 from __future__ import annotations
 
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from userdisk.errors import StorageError
-from userdisk.gate import Gate
 from userdisk.operation import Kind, Operation
 from userdisk.scsi import sense
 from userdisk.target.command import CheckCondition, Completion, Receive, Steps
 from userdisk.target.logical_unit import CHECK_CONDITION
 from userdisk.target.nexus import Nexus, Path
+
+if TYPE_CHECKING:
+    from userdisk.gate import Gate
 
 
 class _Pending:
