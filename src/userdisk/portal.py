@@ -92,8 +92,8 @@ class Owner:
         while connection.phase is not Phase.CLOSED:
             if inbox:
                 self._serve_inbox()
-            live = connection.live
-            if not rest and connection.output:
+            live = connection.out.live
+            if not rest and connection.out.buffers:
                 rest = connection.take_output()
             if rest:
                 rest = transport.send(sock, rest)

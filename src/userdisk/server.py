@@ -13,11 +13,11 @@ from userdisk.gate import Gate
 from userdisk.iscsi import digest
 from userdisk.iscsi.budget import PROCESS_LIMIT, Budget
 from userdisk.iscsi.chap import Credentials
-from userdisk.iscsi.connection import COMMAND_WINDOW
 from userdisk.iscsi.discovery import parse_advertise, reachable, target_address
 from userdisk.iscsi.environment import Counters, Environment
 from userdisk.iscsi.keys import Settings
 from userdisk.iscsi.login import Found, Login, LoginConfig, Negotiated, Opened
+from userdisk.iscsi.outgoing import COMMAND_WINDOW
 from userdisk.iscsi.session import Sessions
 from userdisk.portal import Portals
 from userdisk.target.target import Target
@@ -68,6 +68,7 @@ class Server:
             sessions=Sessions(threading.Lock()),
             login=self._login,
             addresses=self._addresses,
+            max_segment=self._settings.max_recv_data_segment_length,
             budget=Budget(PROCESS_LIMIT, threading.Lock()),
             report=_report,
         )

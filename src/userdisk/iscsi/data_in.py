@@ -54,7 +54,7 @@ def respond(
         if status_inside:
             return
     sense = completion.sense
-    connection.send(
+    connection.out.send(
         pdu.SCSI_RESPONSE.pack(
             TargetOpcode.SCSI_RESPONSE,
             pdu.FINAL | flag,
@@ -63,9 +63,7 @@ def respond(
             len(sense) + 2 if sense else 0,
             itt,
             0,
-            connection.next_stat_sn(),
-            connection.exp_cmd_sn,
-            connection.max_cmd_sn(),
+            *connection.out.numbers(),
             data_pdus,
             0,
             count,
@@ -86,7 +84,6 @@ def _send_data(
 ) -> int:
     """Send `length` bytes of `data` as Data-In PDUs; returns how many. Without A bits (ERL 0)."""
     negotiated = connection.negotiated
-    assert negotiated is not None
     burst_limit = negotiated.max_burst_length
     offset = burst = data_sn = 0
     pieces = _pieces(data, length, negotiated.max_recv_data_segment_length, burst_limit)
@@ -98,11 +95,10 @@ def _send_data(
         if last or burst >= burst_limit:
             flags = pdu.FINAL
             burst = 0
-        stat_sn = 0
-        if last and status_inside:
+        with_status = last and status_inside
+        if with_status:
             flags |= pdu.DATA_IN_STATUS | flag
-            stat_sn = connection.next_stat_sn()
-        connection.send(
+        connection.out.send(
             pdu.DATA_IN.pack(
                 TargetOpcode.DATA_IN,
                 flags,
@@ -111,12 +107,10 @@ def _send_data(
                 lun,
                 itt,
                 pdu.RESERVED_TAG,
-                stat_sn,
-                connection.exp_cmd_sn,
-                connection.max_cmd_sn(),
+                *connection.out.numbers(status=with_status),
                 data_sn,
                 offset,
-                count if last and status_inside else 0,
+                count if with_status else 0,
             ),
             piece,
         )

@@ -48,6 +48,8 @@ class Environment:
     login: Callable[[Callable[[Negotiated], Opened]], Login]
     #: TargetAddress values to show to a client that reached this (host, port)
     addresses: Callable[[tuple[str, int]], list[str]]
+    #: the MaxRecvDataSegmentLength that we declare, in bytes
+    max_segment: int
     #: bytes of solicited write data in flight, over all connections
     budget: Budget
     #: logs what is a bug in userdisk, with its traceback

@@ -14,11 +14,13 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
+from userdisk.iscsi.outgoing import OUTPUT_BUFFERS, OUTPUT_BYTES
 from userdisk.operation import Kind
 from userdisk.unit import Buffer
 
 if TYPE_CHECKING:
     from userdisk.iscsi.connection import Connection
+    from userdisk.target.logical_unit import LogicalUnit
 
 #: opcode and flags, lengths, lun, itt, expected length, cmd_sn, CDB bytes 0-1, then of a
 #: 10-byte CDB: lba, and group number, blocks and control as one number
@@ -41,22 +43,20 @@ _NO_SNACK = bytes(4)
 
 _NUMBERS_END = 0xFFFFF000  # the general path takes the numbers around 2^32
 
-#: a batch of output ends at this many buffers or bytes: send, then go on
-OUTPUT_BUFFERS = 512
-OUTPUT_BYTES = 1 << 20
 
-
-def run(connection: Connection, pos: int, end: int) -> int:
-    """Answer the plain commands in buffer[pos:end]; returns where the first other PDU begins."""
-    buffer, view = connection.receive_buffer, connection.receive_view
-    output, paths = connection.output, connection.paths
-    exp_cmd_sn, stat_sn = connection.exp_cmd_sn, connection.stat_sn
-    if exp_cmd_sn > _NUMBERS_END or stat_sn > _NUMBERS_END:
-        return pos
-    window = connection.window
-    append = output.append
-    room = OUTPUT_BUFFERS - len(output)
-    size = connection.output_bytes
+def run(connection: Connection) -> None:
+    """Answer the plain commands at the start of what was received, up to the first other PDU."""
+    incoming, out = connection.incoming, connection.out
+    buffer, view = incoming.buffer, incoming.view
+    pos, end = incoming.start, incoming.end
+    paths = connection.paths
+    exp_cmd_sn, stat_sn = out.exp_cmd_sn, out.stat_sn
+    window = out.window
+    if exp_cmd_sn > _NUMBERS_END or stat_sn > _NUMBERS_END or window < 0:
+        return
+    append = out.buffers.append
+    room = OUTPUT_BUFFERS - len(out.buffers)
+    size = out.size
     reads = writes = written = 0
     before = size
     current = -1  # the lun that the names below are about
@@ -79,7 +79,7 @@ def run(connection: Connection, pos: int, end: int) -> int:
             unit = gate.unit
             read, write = unit.read, unit.write
             block_length, block_count = lu.block_length, lu.block_count
-            read_limit, write_limit = connection.inline_limits(lu)
+            read_limit, write_limit = _limits(connection, lu)
             live = unit.live_reads
             shared = live and (lu.shared or not gate.all_inline)
             start_length = -1
@@ -115,7 +115,7 @@ def run(connection: Connection, pos: int, end: int) -> int:
                         if shared:
                             data = bytes(data)
                         else:
-                            connection.live = True
+                            out.live = True
                 elif type(data) is not bytes or len(data) != length:
                     data = gate.checked_read(data, length)
             except Exception as error:
@@ -154,8 +154,8 @@ def run(connection: Connection, pos: int, end: int) -> int:
                 or end - pos < 48 + length
             ):
                 break
-            if connection.live:
-                connection.settle()
+            if out.live:
+                out.settle()
             exp_cmd_sn += 1
             pos += 48
             try:
@@ -181,17 +181,32 @@ def run(connection: Connection, pos: int, end: int) -> int:
             break
 
         # the unit raised: the general path builds the answer, and goes on after this command
-        connection.exp_cmd_sn, connection.stat_sn = exp_cmd_sn, stat_sn
+        out.exp_cmd_sn, out.stat_sn = exp_cmd_sn, stat_sn
         connection.tasks.answer_failure(lu, kind, failure, (lun, itt, expected), (lba, blocks))
-        stat_sn = connection.stat_sn
+        stat_sn = out.stat_sn
         room -= 2
 
-    connection.exp_cmd_sn, connection.stat_sn = exp_cmd_sn, stat_sn
+    out.exp_cmd_sn, out.stat_sn = exp_cmd_sn, stat_sn
     if reads or writes:
         counters = connection.counters
         counters.reads += reads
         counters.read_bytes += size - before - 48 * writes
         counters.writes += writes
         counters.written_bytes += written
-        connection.output_bytes = size
-    return pos
+        out.size = size
+    incoming.start = pos
+
+
+def _limits(connection: Connection, lu: LogicalUnit) -> tuple[int, int]:
+    """The largest read and write in bytes that may be done here; 0: none."""
+    gate, parameters, negotiated = lu.gate, lu.parameters, connection.negotiated
+    read = write = 0
+    if gate.inline_read:
+        read = min(
+            parameters.max_transfer_length,
+            negotiated.max_recv_data_segment_length,
+            negotiated.max_burst_length,
+        )
+    if gate.inline_write and negotiated.immediate_data and not parameters.write_protected:
+        write = min(parameters.max_transfer_length, negotiated.first_burst_length)
+    return read, write

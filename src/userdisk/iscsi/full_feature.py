@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from userdisk.iscsi.connection import Connection
     from userdisk.iscsi.incoming import Pdu
 
+_CLOSED, _CID_NOT_FOUND, _NO_RECOVERY = 0, 1, 2  # logout responses
 _TIME_TO_WAIT, _TIME_TO_RETAIN = 2, 0  # seconds, as negotiated by default
 
 
@@ -91,10 +92,9 @@ def logout(connection: Connection, request: Pdu) -> None:
     reason = request.flags & 0x7F
     cid = request.word20 >> 16
     negotiated = connection.negotiated
+    response = _CLOSED if reason in (0, 1) else _NO_RECOVERY
     if reason == 1 and cid != negotiated.cid:
-        response = 1  # CID not found
-    else:
-        response = 0 if reason in (0, 1) else 2  # connection recovery is not supported
+        response = _CID_NOT_FOUND
     connection.out.send(
         pdu.LOGOUT_RESPONSE.pack(
             TargetOpcode.LOGOUT_RESPONSE,
@@ -106,7 +106,7 @@ def logout(connection: Connection, request: Pdu) -> None:
             _TIME_TO_RETAIN,
         )
     )
-    if response == 0:
+    if response == _CLOSED:
         connection.fail("logout")
 
 

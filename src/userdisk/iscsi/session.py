@@ -57,7 +57,7 @@ class Sessions:
         target: Target,
         drop: Callable[[], None],
         ready: Callable[[Session], None],
-    ) -> Session | None | bool:
+    ) -> Session | bool | None:
         """Open a session; None: there are too many; False: `ready(session)` is called later.
 
         The latter when an older session has to end first; a login that was already waiting for

@@ -26,7 +26,8 @@ from userdisk.target.nexus import Nexus
 from userdisk.target.task import PENDING, Task, outcome
 
 if TYPE_CHECKING:
-    from userdisk.iscsi.connection import Connection, Pdu
+    from userdisk.iscsi.connection import Connection
+    from userdisk.iscsi.incoming import Pdu
 
 _DISCARD_LIMIT = 1024  # commands of which late Data-Outs are still expected
 
@@ -75,13 +76,13 @@ class Tasks:
         """A SCSI Command PDU."""
         connection = self._connection
         session, negotiated = connection.session, connection.negotiated
-        if session is None or negotiated is None:
-            connection.reject(RejectReason.PROTOCOL_ERROR, request.header)
+        if session is None:
+            connection.out.reject(RejectReason.PROTOCOL_ERROR, request.header)
             return
         if not connection.sequence(request):
             return
         if request.itt in self._by_itt or request.itt == pdu.RESERVED_TAG:
-            connection.reject(RejectReason.TASK_IN_PROGRESS, request.header)
+            connection.out.reject(RejectReason.TASK_IN_PROGRESS, request.header)
             return
         connection.counters.commands += 1
         expected, data = request.word20, request.data
@@ -104,7 +105,7 @@ class Tasks:
         self._discard.pop(task.itt, None)
         if not task.immediate:
             self._numbered += 1
-            connection.set_outstanding(self._numbered)
+            connection.out.set_outstanding(self._numbered)
         amount = min(expected, SESSION_LIMIT) if task.reading else 0
         if self._queue or (self._in_flight and self._in_flight + amount > SESSION_LIMIT):
             if data_out is not None:
@@ -114,8 +115,8 @@ class Tasks:
         else:
             self._start(task, request.cdb, amount)
 
-    def data_out(self, request: Pdu, landed: bool = False) -> None:
-        """A Data-Out PDU; `landed`: its payload is in its command's buffer already."""
+    def data_out(self, request: Pdu) -> None:
+        """A Data-Out PDU."""
         connection = self._connection
         _, flags, _, _, itt, ttt, _, data_sn, offset = pdu.DATA_OUT.unpack_from(request.header)
         final = bool(flags & pdu.FINAL)
@@ -126,13 +127,13 @@ class Tasks:
         task = self._by_itt.get(itt)
         data = task.data if task is not None else None
         if task is None or data is None:
-            connection.reject(RejectReason.PROTOCOL_ERROR, request.header)
+            connection.out.reject(RejectReason.PROTOCOL_ERROR, request.header)
             return
         if ttt != (pdu.RESERVED_TAG if data.ttt is None else data.ttt):
-            connection.reject(RejectReason.INVALID_PDU_FIELD, request.header)
+            connection.out.reject(RejectReason.INVALID_PDU_FIELD, request.header)
             return
         try:
-            if not data.receive(data_sn, offset, request.data, final, landed):
+            if not data.receive(data_sn, offset, request.data, final, request.landed):
                 return
         except DataOutError as error:
             if not final:
@@ -173,20 +174,21 @@ class Tasks:
         gate = path.lu.gate
         self._count(operation, path.lu)
         if gate.runs_inline(operation) and connection.enter(gate):
-            if connection.live and operation.kind not in (Kind.READ, Kind.EXTENTS):
-                connection.settle()
+            if connection.out.live and operation.kind not in (Kind.READ, Kind.EXTENTS):
+                connection.out.settle()
             gate.run(operation)
             result = outcome(gate, operation)
             if operation.kind is Kind.READ and gate.unit.live_reads:
                 if path.lu.shared or not gate.all_inline:
                     return bytes(result)
-                connection.live = True
+                connection.out.live = True
             return result
         if operation.data is not None:
             # the receive buffer is used again: what outlives the batch is copied
             operation.data = memoryview(bytes(operation.data))
         if task.data is not None:
             task.data.own()
+        task.begin()
         post = connection.post
         gate.submit(operation, lambda ended: post(lambda: task.finished(ended)))
         return PENDING
@@ -211,7 +213,7 @@ class Tasks:
         del self._by_itt[task.itt]
         if not task.immediate:
             self._numbered -= 1
-            connection.set_outstanding(self._numbered)
+            connection.out.set_outstanding(self._numbered)
         data = task.data
         if data is not None and data.missing:
             self._swallow(task.itt)
@@ -249,7 +251,7 @@ class Tasks:
         connection = self._connection
         session = connection.session
         if session is None:
-            connection.reject(RejectReason.PROTOCOL_ERROR, request.header)
+            connection.out.reject(RejectReason.PROTOCOL_ERROR, request.header)
             return
         if not connection.sequence(request):
             return
@@ -267,15 +269,13 @@ class Tasks:
     def _managed(self, itt: int, response: int) -> None:
         connection = self._connection
         if connection.open:
-            connection.send(
+            connection.out.send(
                 pdu.TASK_MANAGEMENT_RESPONSE.pack(
                     TargetOpcode.TASK_MANAGEMENT_RESPONSE,
                     pdu.FINAL,
                     response,
                     itt,
-                    connection.next_stat_sn(),
-                    connection.exp_cmd_sn,
-                    connection.max_cmd_sn(),
+                    *connection.out.numbers(),
                 )
             )
 
@@ -348,16 +348,14 @@ class Tasks:
         self._in_flight += length
         self._ttt = self._ttt % (pdu.RESERVED_TAG - 1) + 1
         offset = data.solicit(length, self._ttt)
-        connection.send(
+        connection.out.send(
             pdu.R2T.pack(
                 TargetOpcode.R2T,
                 pdu.FINAL,
                 task.lun,
                 task.itt,
                 self._ttt,
-                connection.stat_sn,  # R2T has no status: not advanced
-                connection.exp_cmd_sn,
-                connection.max_cmd_sn(),
+                *connection.out.numbers(status=False),
                 data.r2t_sn,
                 offset,
                 length,

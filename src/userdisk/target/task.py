@@ -79,7 +79,7 @@ class Task:
         """The port keeps the command for a while before `start`: task management sees it."""
         self.path = self.nexus.target.path(self.nexus, lun)
         if self.path is not None:
-            self._begin()
+            self.begin()
 
     def start(
         self,
@@ -164,8 +164,7 @@ class Task:
                 else:
                     value = port.receive(self, step)
                 if value is PENDING:
-                    if not self._begun:
-                        self._begin()
+                    self.begin()
                     return
         except StopIteration as stop:
             completion: Completion = stop.value
@@ -178,10 +177,13 @@ class Task:
             completion = _bug()
         self._end(completion)
 
-    def _begin(self) -> None:
-        assert self.path is not None
-        self._begun = True
-        self.path.lu.begin(self)
+    def begin(self) -> None:
+        """Count the task among its unit's pending ones; a port does it before it hands over an
+        operation, so that task management misses none."""
+        if not self._begun:
+            assert self.path is not None
+            self._begun = True
+            self.path.lu.begin(self)
 
     def _close(self) -> None:
         assert self._steps is not None
