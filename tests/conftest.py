@@ -1,15 +1,24 @@
-"""Rules for every test run: with CI set, a test may not be skipped because something is missing.
+"""Rules for every test run: no state left behind, and no silent skips in CI.
 
-A skip whose reason begins with "needs" is about a program or package that could be installed;
-other reasons (not root, no /dev/fuse) are about the machine and stay skips.
+With CI set, a test may not be skipped because something is missing. A skip whose reason begins with
+"needs" is about a program or package that could be installed; other reasons (not root, no
+/dev/fuse) are about the machine and stay skips.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """State files of units made by tests are not left among those of real disks."""
+    with pytest.MonkeyPatch.context() as context:
+        context.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
 
 
 def _forbid(report: pytest.TestReport | pytest.CollectReport) -> None:
