@@ -8,17 +8,19 @@ that needs them, hold the gate's lock around each operation of a serial unit, an
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from userdisk.errors import Aborted
 from userdisk.operation import Operation
 from userdisk.unit import StorageUnit, overrides
+
+if TYPE_CHECKING:
+    import asyncio  # takes as long to import as everything else; only async units need it
 
 _BATCH = 64  # operations handed to one call of StorageUnit.batch
 
@@ -80,6 +82,9 @@ class Dispatcher:
         with self._changed:
             if not self._threads:
                 self._start()
+
+        import asyncio
+
         assert self._loop is not None
         coroutine = method()
         asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
@@ -164,9 +169,13 @@ class Dispatcher:
     # -- async methods -------------------------------------------------------------------------
 
     def _run_loop(self, started: threading.Event) -> None:
+        import asyncio
+
         asyncio.run(self._serve_loop(started))
 
     async def _serve_loop(self, started: threading.Event) -> None:
+        import asyncio
+
         self._wake = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         started.set()

@@ -12,27 +12,32 @@ import pytest
 
 SCRIPT = """
 import sys, time
-from userdisk.cli.running import serve_until_signal
+from userdisk.cli.running import Signals
 from userdisk.errors import UserdiskError
 
 def stop():
     {stop}
 
-print("serving", flush=True)
-serve_until_signal(stop, lambda: "the flush of disk.img")
+with Signals() as signals:
+    print("starting", flush=True)
+    {start}
+    signals.started()
+    print("serving", flush=True)
+    signals.wait_and_stop(stop, lambda: "the flush of disk.img")
 print("stopped", flush=True)
 """
 
 
 @contextmanager
-def serving(stop: str) -> Iterator[subprocess.Popen[str]]:
+def serving(stop: str, start: str = "", line: str = "serving") -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT.format(stop=stop)],
+        [sys.executable, "-c", SCRIPT.format(stop=stop, start=start)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout is not None and process.stderr is not None
     try:
-        assert process.stdout.readline() == "serving\n"
+        while process.stdout.readline().strip() != line:
+            assert process.poll() is None
         yield process
     finally:
         process.kill()
@@ -56,7 +61,7 @@ def test_a_second_signal_says_what_it_waits_for_and_a_third_gives_up() -> None:
         assert process.stdout.readline().startswith("stopping")
         process.send_signal(signal.SIGINT)
         line = process.stderr.readline()
-        assert line.startswith("waiting for the flush of disk.img since") and "loses" in line
+        assert line.startswith("waiting for the flush of disk.img, ") and "loses" in line
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 1
         assert "given up while waiting for the flush of disk.img" in process.stderr.read()
@@ -68,3 +73,11 @@ def test_the_error_of_the_stop_comes_out() -> None:
         out, err = process.communicate(timeout=10)
     assert process.returncode == 1
     assert "stopped" not in out and err.splitlines()[-1].endswith("disk.img: flush failed")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_starting_interrupts(number: signal.Signals) -> None:
+    with serving("pass", start="time.sleep(60)", line="starting") as process:
+        process.send_signal(number)
+        _, err = process.communicate(timeout=10)
+    assert process.returncode != 0 and err.splitlines()[-1] == "KeyboardInterrupt"

@@ -60,10 +60,10 @@ def folder(tmp_path: Path) -> Path:
         (["ram:0"], ["ram:0"]),
         (["ram:12Q"], ["12Q"]),
         (["ram:1000"], ["ram:1000", "512"]),
-        (["new.img"], ["new.img", "--size"]),
+        (["new.img"], ["new.img", "size"]),
         (["new.img", "--size", "lots"], ["--size", "lots"]),
         (["new.img", "--size", "-1"], ["--size", "-1"]),
-        (["small.img", "--size", "1M"], ["small.img", "4096"]),
+        (["small.img", "--size", "1M"], ["small.img", "4 KiB", "1 MiB"]),
         (["odd.img"], ["odd.img", "1000", "512"]),
         # parameters
         (["ram:1M", "--block-length", "500"], ["block_length", "500"]),

@@ -27,7 +27,7 @@ from userdisk.cli.names import (
     portal_text,
     size_text,
 )
-from userdisk.cli.running import serve_until_signal, signals_interrupt
+from userdisk.cli.running import Signals
 from userdisk.cli.secrets import find_credentials
 from userdisk.cli.units import UNIT_HELP, UNIT_OPTIONS, UnitOptions, unit_name
 
@@ -58,7 +58,7 @@ _OPTIONS: Sequence[click.Parameter] = (
     ),
     click.Option(
         ["--advertise"],
-        metavar="ADDR",
+        metavar="ADDR[:PORT]",
         help="Address that discovery tells initiators, for a server behind NAT.",
     ),
     click.Option(["--chap-file"], metavar="FILE", help="File with CHAP secrets (mode 600)."),
@@ -97,7 +97,7 @@ def serve(
     from userdisk.target.logical_unit import LogicalUnit
     from userdisk.target.target import Target
 
-    with signals_interrupt():
+    with Signals() as signals:
         units = [UnitOptions(**options).open(spec) for spec in specs]
         check_unique(units)
         lus = [
@@ -112,13 +112,14 @@ def serve(
             advertise=advertise,
         )
         bound = server.start()
-    began = time.monotonic()
-    _print_start(target_name, lus, bound, advertise, credentials)
-    status = 0
-    try:
-        serve_until_signal(server.stop, lambda: server.waits_for)
-    except Exception:  # the server has logged which unit could not be flushed or closed
-        status = 1
+        signals.started()
+        began = time.monotonic()
+        _print_start(target_name, lus, bound, advertise, credentials)
+        status = 0
+        try:
+            signals.wait_and_stop(server.stop, lambda: server.waits_for)
+        except Exception:  # the server has logged which unit could not be flushed or closed
+            status = 1
     _print_summary(server, time.monotonic() - began)
     return status
 
@@ -133,7 +134,14 @@ def _print_start(
     advertise: str | None,
     credentials: Credentials | None,
 ) -> None:
-    offers = [Offer(name, _reachable(host, advertise), port, len(lus)) for host, port in bound]
+    user = mutual = None
+    if credentials is not None:
+        user = credentials.users[0].name
+        mutual = credentials.mutual.name if credentials.mutual is not None else None
+    offers = [
+        Offer(name, *_reachable(host, port, advertise), len(lus), user, mutual)
+        for host, port in bound
+    ]
     for offer in offers:
         for lun, lu in enumerate(lus):
             click.echo(f"{offer.url(lun)}\n    {_describe(lu)}")
@@ -149,11 +157,14 @@ def _print_start(
     click.echo("serving; Ctrl-C stops")
 
 
-def _reachable(host: str, advertise: str | None) -> str:
+def _reachable(host: str, port: int, advertise: str | None) -> tuple[str, int]:
     """The address that other machines use, for what is printed."""
+    from userdisk.iscsi.discovery import parse_advertise
+
     if advertise is not None:
-        return advertise.strip("[]")
-    return own_address(host) if is_wildcard(host) else host
+        advertised, advertised_port = parse_advertise(advertise)
+        return advertised, advertised_port or port
+    return (own_address(host) if is_wildcard(host) else host), port
 
 
 def _describe(lu: LogicalUnit) -> str:

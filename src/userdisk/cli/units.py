@@ -75,17 +75,26 @@ class UnitOptions:
             except UsageError as error:
                 raise UsageError(f"--{name}: {error}") from None
 
-        return open_unit(
-            spec,
-            size=size("size", self.size),
-            block_length=size("block-length", self.block_length),
-            physical_block_length=size("physical-block-length", self.physical_block_length),
-            read_only=self.read_only,
-            product_id=self.product_id,
-            product_revision=self.product_revision,
-            options=_pairs(self.option),
-            new_guid=self.new_guid,
-        )
+        options = {
+            "size": size("size", self.size),
+            "block_length": size("block-length", self.block_length),
+            "physical_block_length": size("physical-block-length", self.physical_block_length),
+        }
+        pairs = _pairs(self.option)
+        try:
+            return open_unit(
+                spec,
+                **options,
+                read_only=self.read_only,
+                product_id=self.product_id,
+                product_revision=self.product_revision,
+                options=pairs,
+                new_guid=self.new_guid,
+            )
+        except UsageError as error:
+            if spec in str(error):
+                raise
+            raise UsageError(f"{spec}: {error}") from None
 
 
 def unit_name(spec: str) -> str:
