@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from userdisk.gate import Gate
-from userdisk.iscsi.connection import Connection, Phase
+from userdisk.iscsi.budget import PROCESS_LIMIT, Budget
+from userdisk.iscsi.chap import Credentials
+from userdisk.iscsi.connection import COMMAND_WINDOW, Connection, Phase
 from userdisk.iscsi.environment import Environment, Peer
 from userdisk.iscsi.initiator import InitiatorSession, Task
-from userdisk.iscsi.initiator_login import Settings
+from userdisk.iscsi.initiator_login import Settings as Offer
+from userdisk.iscsi.keys import Settings
+from userdisk.iscsi.login import Login
+from userdisk.iscsi.login_contract import Found, LoginConfig, Negotiated, Opened
+from userdisk.iscsi.session import Sessions
 from userdisk.target.logical_unit import LogicalUnit
 from userdisk.target.target import Target
 from userdisk.unit import StorageUnit
@@ -37,6 +43,41 @@ def close(target: Target) -> None:
     """Close the units of `target_of`."""
     for lu in target.units:
         lu.gate.close()
+
+
+def environment_of(
+    *targets: Target,
+    credentials: Credentials | None = None,
+    report: Callable[[Exception], None] | None = None,
+) -> Environment:
+    """What connections to these targets share; a bug that is reported raises, by default."""
+    named = {target.name: target for target in targets}
+
+    def find(name: str) -> Found | None:
+        return Found(name) if name in named else None
+
+    def login(open_session: Callable[[Negotiated], Opened]) -> Login:
+        return Login(
+            LoginConfig(
+                find_target=find,
+                open_session=open_session,
+                random=_counting,
+                credentials=credentials,
+                settings=Settings(digests=("CRC32C", "None")),
+                command_window=COMMAND_WINDOW,
+                stat_sn=0x7FFFFFF0,  # the numbers pass 2^31 early
+            )
+        )
+
+    return Environment(
+        targets=named,
+        sessions=Sessions(threading.Lock()),
+        login=login,
+        addresses=lambda reached: [f"{reached[0]}:{reached[1]},1"],
+            max_segment=262144,
+        budget=Budget(PROCESS_LIMIT, threading.Lock()),
+        report=report or _raise,
+    )
 
 
 class TargetEnd:
@@ -70,14 +111,13 @@ class TargetEnd:
             if self.connection.more and self.reading:
                 self.connection.resume()
             elif not self.inbox.empty():
-                self.inbox.get()()
+                self.connection.handle(self.inbox.get())
             elif not output:
                 return b"".join(sent)
 
     def wait(self, timeout: float = 10) -> None:
         """Wait until something is posted: a slow operation has ended."""
-        call = self.inbox.get(timeout=timeout)
-        call()
+        self.connection.handle(self.inbox.get(timeout=timeout))
 
     @property
     def reading(self) -> bool:
@@ -103,7 +143,7 @@ class Link:
         self, environment: Environment, *, piece: int = 1 << 30, now: float = 0.0, **settings: Any
     ) -> None:
         values: dict[str, Any] = {"initiator": INITIATOR, "target": TARGET, **settings}
-        self.session = InitiatorSession(Settings(**values), random=_counting)
+        self.session = InitiatorSession(Offer(**values), random=_counting)
         self.end = TargetEnd(environment, now=now)
         self.piece = piece
         self.session.start()
@@ -143,6 +183,10 @@ class Link:
             if task.status == 0:
                 break
         return task
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 def _counting(size: int) -> bytes:
