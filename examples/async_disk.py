@@ -13,7 +13,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from userdisk import StorageUnit, UsageError
+from userdisk import StorageUnit
 
 OBJECT = 65536
 
@@ -42,11 +42,9 @@ class AsyncDisk(StorageUnit):
     physical_block_length = 4096
     concurrent = True
 
-    def __init__(self, block_count: int = 131072, latency_ms: str = "5") -> None:
+    def __init__(self, block_count: int = 131072, latency_ms: int = 5) -> None:
         super().__init__(block_count=block_count)
-        if not latency_ms.isdecimal():
-            raise UsageError(f"latency_ms: {latency_ms!r} is not a whole number")
-        self._store = Store(int(latency_ms) / 1000)
+        self._store = Store(latency_ms / 1000)
         self._locks: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def read(self, lba: int, blocks: int, fua: bool) -> bytes:

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from userdisk import HardwareError, MediumError, OutOfSpace, StorageUnit, UsageError
-from userdisk.backend import parse_size
 
 
 class FaultyDisk(StorageUnit):
@@ -26,16 +25,14 @@ class FaultyDisk(StorageUnit):
         self,
         block_count: int = 131072,
         bad: str = "",
-        space: str | None = None,
-        fail_after: str | None = None,
+        space: int | None = None,
+        fail_after: int | None = None,
     ) -> None:
         super().__init__(block_count=block_count)
         self._blocks: dict[int, bytes] = {}
         self._bad = _numbers(bad, block_count)
-        self._space = block_count if space is None else parse_size(space) // self.block_length
-        if fail_after is not None and not fail_after.isdecimal():
-            raise UsageError(f"fail_after: {fail_after!r} is not a number")
-        self._left = -1 if fail_after is None else int(fail_after)
+        self._space = block_count if space is None else space // self.block_length
+        self._left = -1 if fail_after is None else fail_after
 
     def read(self, lba: int, blocks: int, fua: bool) -> bytes:
         self._count()
