@@ -39,6 +39,8 @@ SUITES: dict[str, str] = {
 
 _SUMMARY = re.compile(r"^ +tests +(\d+) +(\d+) +(\d+) +(\d+)", re.MULTILINE)
 _FAILED = re.compile(r"^FAILED|\.\.\.FAILED|^ +\d+\. \S+\.c:\d+", re.MULTILINE)
+_ASSERTION = re.compile(r"^ +\d+\. (\S+\.c:\d+ .*)", re.MULTILINE)
+_END = re.compile(r"^passed|^FAILED|\.\.\.passed|\.\.\.FAILED", re.MULTILINE)
 _SKIPPED = re.compile(r"\[SKIPPED\] *(.*)")
 
 
@@ -84,10 +86,16 @@ def classify(log: str, status: int) -> Result:
     start = log.find("  Test: ")
     if status or ran != 1 or passed != 1 or _FAILED.search(log, max(start, 0)):
         return Result("fail", f"ran {ran}, passed {passed}, status {status}", log)
-    skipped = _SKIPPED.search(log, start)
+    end = _END.search(log, start)  # the suite's own start and end skip things, too
+    skipped = _SKIPPED.search(log, start, end.start() if end else len(log))
     if skipped is not None:
         return Result("skip", skipped[1].strip(), log)
     return Result("pass", "", log)
+
+
+def failed_assertions(log: str) -> list[str]:
+    """The assertions that failed, as "file.c:line  - text"."""
+    return [found.strip() for found in _ASSERTION.findall(log)]
 
 
 def _text(output: bytes | str | None) -> str:

@@ -15,11 +15,26 @@ import pytest
 from tests.conformance import suite
 from tests.kit.requires import missing_program, requires
 from tests.kit.server import Served, serve
+from userdisk.initiator_client import Initiator, sense_codes
+from userdisk.iscsi.initiator_login import Settings
 
 pytestmark = requires(suite.PROGRAM)
 
 #: (unit, test without its family) -> pattern of the suite's reason
-EXPECTED_SKIPS: dict[tuple[str, str], str] = {}
+EXPECTED_SKIPS: dict[tuple[str, str], str] = {
+    (unit, f"{command}.DpoFua"): "REPORT_SUPPORTED_OPCODES is not implemented"  # its last part only
+    for unit in ("ram", "file")
+    for command in ("Read10", "Read12", "Read16", "Write10", "Write12", "Write16")
+}
+
+#: test without its family -> the one assertion that fails in it. libiscsi 1.19 asks whether the
+#: answer has come right after it has queued the request, so the test fails with any target; what
+#: it is about is in `test_lun_reset`.
+BROKEN_TESTS: dict[str, str] = {
+    "iSCSITMF.LUNResetSimpleAsync": (
+        "test_async_lu_reset_simple.c:157  - CU_ASSERT_EQUAL(reconnect_succeeded,1)"
+    ),
+}
 
 _TESTS = [] if missing_program(suite.PROGRAM) else suite.list_tests()
 
@@ -50,13 +65,39 @@ def test_the_suite_has_the_tests_that_matter() -> None:
 def test_conformance(test: str, unit: str, request: pytest.FixtureRequest) -> None:
     served: Served = request.getfixturevalue(unit)
     result = suite.run(served.url, test)
-    expected = EXPECTED_SKIPS.get((unit, test.partition(".")[2]))
+    name = test.partition(".")[2]
+    expected = EXPECTED_SKIPS.get((unit, name))
+    if result.outcome == "fail" and name in BROKEN_TESTS:
+        assert suite.failed_assertions(result.log) == [BROKEN_TESTS[name]], result.log
+        return
     if result.outcome == "skip":
         assert expected is not None, f"skipped: {result.reason}\n{result.log}"
         assert re.search(expected, result.reason), result.reason
     else:
         assert result.outcome == "pass", f"{result.reason}\n{result.log}"
         assert expected is None, "no longer skipped: take it out of EXPECTED_SKIPS"
+
+
+@pytest.mark.parametrize("unit", ["ram", "file"])
+def test_lun_reset(unit: str, request: pytest.FixtureRequest) -> None:
+    """A reset beside a write: one of the two orders, then 29/xx once on every session."""
+    served: Served = request.getfixturevalue(unit)
+    url = served.address
+    address = (url.host, url.port)
+    with (
+        Initiator(address, Settings("iqn.2026-11.example:one", url.target)) as first,
+        Initiator(address, Settings("iqn.2026-11.example:two", url.target)) as second,
+    ):
+        for initiator in (first, second):
+            initiator.execute(bytes(6))
+        write = first.session.command(b"\x2a" + bytes(7) + b"\x08\0", data_out=bytes(4096))
+        reset = first.session.task_management(5)
+        assert first.finish(reset).response == 0
+        assert not write.done or write.status == 0
+        for initiator in (first, second):
+            task = initiator.finish(initiator.session.command(bytes(6)))
+            assert sense_codes(task.sense)[:2] == (6, 0x29)
+            assert initiator.finish(initiator.session.command(bytes(6))).status == 0
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ def attempt(
         command,
         capture_output=True,
         text=True,
+        errors="replace",
         timeout=60,
         check=False,
         env={**os.environ, **(environment or {})},
@@ -94,8 +95,8 @@ def test_patterns_of_many_sizes(served: Served) -> None:
 
 def test_a_wrong_pattern_is_seen(served: Served) -> None:
     qemu_io(served.url, "write -P 7 0 4096")
-    output = run("qemu-io", "-f", "raw", served.url, "-c", "read -P 8 0 4096")
-    assert "verification failed" in output
+    done = attempt("qemu-io", "-f", "raw", served.url, "-c", "read -P 8 0 4096")
+    assert "verification failed" in done.stdout
 
 
 def test_commands_in_flight(served: Served) -> None:
@@ -166,10 +167,10 @@ def test_libiscsi_tools(served: Served) -> None:
     assert "DIRECT_ACCESS" in inquiry
     pages = run("iscsi-inq", "-e", "1", "-c", "0", served.url)
     assert "DEVICE_IDENTIFICATION" in pages
-    designators = run("iscsi-inq", "-e", "1", "-c", "0x83", served.url)
+    designators = run("iscsi-inq", "-e", "1", "-c", "131", served.url)
     assert "NAA" in designators
     capacity = run("iscsi-readcapacity16", served.url)
-    assert f"Total size:{64 << 20}" in capacity.replace(" ", "")
+    assert f"Totalsize:{64 << 20}" in capacity.replace(" ", "")
     listing = run("iscsi-ls", "-s", f"iscsi://{served.portal}/")
     assert served.address.target in listing
     assert "Lun:0" in listing.replace(" ", "")
@@ -218,9 +219,12 @@ def test_mutual_chap() -> None:
         "LIBISCSI_CHAP_TARGET_PASSWORD": "the other secret",
     }
     with serve("ram:16M", environment={**_CHAP, **mutual}) as served:
-        qemu_io(served.url, "read -P 0 0 1M", environment={**_QEMU_CHAP, **target})
-        wrong = {**_QEMU_CHAP, **target, "LIBISCSI_CHAP_TARGET_PASSWORD": "not the other one"}
-        assert attempt("qemu-img", "info", served.url, environment=wrong).returncode != 0
+        right = {**_QEMU_CHAP, **target}
+        run("iscsi-inq", served.url, environment=right)
+        wrong = {**right, "LIBISCSI_CHAP_TARGET_PASSWORD": "not the other one"}
+        refused = attempt("iscsi-inq", served.url, environment=wrong)
+        assert refused.returncode != 0
+        assert "CHAP_R" in refused.stdout + refused.stderr
 
 
 def test_ipv6_portal() -> None:
