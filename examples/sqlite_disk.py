@@ -24,11 +24,10 @@ class SqliteDisk(StorageUnit):
     """A disk in the database `path`; it keeps the size it was made with."""
 
     product_id = "SqliteDisk"
+    block_length = 4096
 
-    def __init__(
-        self, path: str = "disk.db", block_count: int = 2097152, block_length: int = 4096
-    ) -> None:
-        super().__init__(block_count=block_count, block_length=block_length)
+    def __init__(self, path: str = "disk.db", block_count: int = 262144) -> None:
+        super().__init__(block_count=block_count)
         self._path = path
 
     def open(self) -> None:
