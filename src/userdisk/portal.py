@@ -20,7 +20,7 @@ from collections.abc import Callable
 from userdisk import transport
 from userdisk.errors import UsageError
 from userdisk.iscsi.connection import Connection, Phase
-from userdisk.iscsi.environment import Counters, Environment, Peer
+from userdisk.iscsi.environment import Environment, Peer, Tally
 from userdisk.transport import Waker
 from userdisk.unit import Buffer
 
@@ -161,7 +161,7 @@ class Portals:
         self._owners: set[Owner] = set()
         self._changed = threading.Condition()
         self._stopping = False
-        self._past = Counters()
+        self._past = Tally()
         self.accepted = 0  #: connections that were let in
         self.refused = 0  #: connections over a limit
 
@@ -229,10 +229,10 @@ class Portals:
             self._past.add(owner.connection.counters)
             self._changed.notify_all()
 
-    def counters(self) -> Counters:
-        """What all connections did up to now."""
+    def counters(self) -> Tally:
+        """What all connections did up to now, by unit."""
         with self._changed:
-            total = Counters()
+            total = Tally()
             total.add(self._past)
             for owner in self._owners:
                 total.add(owner.connection.counters)

@@ -11,10 +11,10 @@ from types import TracebackType
 from userdisk.errors import UsageError
 from userdisk.gate import Gate
 from userdisk.iscsi import digest
-from userdisk.iscsi.budget import PROCESS_LIMIT, Budget
+from userdisk.iscsi.budget import PROCESS_LIMIT, Budget, Buffers
 from userdisk.iscsi.chap import Credentials
 from userdisk.iscsi.discovery import parse_advertise, reachable, target_address
-from userdisk.iscsi.environment import Counters, Environment
+from userdisk.iscsi.environment import Environment, Tally
 from userdisk.iscsi.keys import Settings
 from userdisk.iscsi.login import Found, Login, LoginConfig, Negotiated, Opened
 from userdisk.iscsi.outgoing import COMMAND_WINDOW
@@ -70,6 +70,7 @@ class Server:
             addresses=self._addresses,
             max_segment=self._settings.max_recv_data_segment_length,
             budget=Budget(PROCESS_LIMIT, threading.Lock()),
+            buffers=Buffers(threading.Lock()),
             report=_report,
         )
         self._portals = Portals(self._environment)
@@ -112,8 +113,8 @@ class Server:
         if failure is not None:
             raise failure
 
-    def counters(self) -> Counters:
-        """What all connections did up to now."""
+    def counters(self) -> Tally:
+        """What all connections did up to now, by unit."""
         return self._portals.counters()
 
     @property

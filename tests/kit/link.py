@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from userdisk.gate import Gate
-from userdisk.iscsi.budget import PROCESS_LIMIT, Budget
+from userdisk.iscsi.budget import PROCESS_LIMIT, Budget, Buffers
 from userdisk.iscsi.chap import Credentials
 from userdisk.iscsi.connection import COMMAND_WINDOW, Connection, Phase
 from userdisk.iscsi.environment import Environment, Peer
@@ -76,6 +76,7 @@ def environment_of(
         addresses=lambda reached: [f"{reached[0]}:{reached[1]},1"],
             max_segment=262144,
         budget=Budget(PROCESS_LIMIT, threading.Lock()),
+        buffers=Buffers(threading.Lock()),
         report=report or _raise,
     )
 

@@ -1,4 +1,4 @@
-"""Budgets in bytes: how much memory the peers together can make a server hold."""
+"""Budgets in bytes: how much memory the peers together can make a server hold, and its reuse."""
 
 from __future__ import annotations
 
@@ -28,3 +28,33 @@ class Budget:
         """Give back what was taken."""
         with self._lock:
             self._left += amount
+
+
+class Buffers:
+    """Burst buffers that are used again, because a fresh one costs a page fault for each page.
+
+    From any thread. What is taken need not be given back: then it is freed like any other memory.
+    """
+
+    SIZE = (1 << 20) + (64 << 10)  #: bytes: the longest burst and what was left over before it
+    _SMALL = 64 << 10  # up to here the allocator does as well
+    _KEPT = 16
+
+    def __init__(self, lock: AbstractContextManager[Any]) -> None:
+        self._free: list[bytearray] = []
+        self._lock = lock
+
+    def take(self, size: int) -> bytearray:
+        """A buffer of `size` bytes or more, with anything in it."""
+        if not self._SMALL < size <= self.SIZE:
+            return bytearray(size)
+        with self._lock:
+            if self._free:
+                return self._free.pop()
+        return bytearray(self.SIZE)
+
+    def give(self, buffer: bytearray) -> None:
+        """Give back what nobody uses any more."""
+        with self._lock:
+            if len(buffer) == self.SIZE and len(self._free) < self._KEPT:
+                self._free.append(buffer)

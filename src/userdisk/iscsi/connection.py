@@ -20,7 +20,7 @@ from collections.abc import Callable
 from userdisk.gate import Gate
 from userdisk.iscsi import fast_path, full_feature, pdu
 from userdisk.iscsi.discovery import Record, TextNegotiation
-from userdisk.iscsi.environment import Counters, Environment, Peer
+from userdisk.iscsi.environment import Environment, Peer, Tally
 from userdisk.iscsi.incoming import Incoming, Pdu, ProtocolError, SegmentError
 from userdisk.iscsi.login import PENDING, Login, LoginStatus, Negotiated, Opened
 from userdisk.iscsi.outgoing import COMMAND_WINDOW, Outgoing
@@ -75,7 +75,7 @@ class Connection:
         self.negotiated: Negotiated
         self.text: TextNegotiation
         self.paths: dict[int, Path] = {}
-        self.counters = Counters()
+        self.counters = Tally()
         self.out = Outgoing()
         self.tasks: Tasks = Tasks(self)
         self.incoming = Incoming(_LOGIN_BUFFER, _LOGIN_SEGMENT, self.tasks.destination)
@@ -125,7 +125,7 @@ class Connection:
     @property
     def pending(self) -> bool:
         """Whether something may be posted soon: wait for the inbox too, not only for the peer."""
-        return bool(self.tasks.count) or self._login is not None
+        return bool(self.tasks.operating) or self._login is not None
 
     def tick(self, now: float) -> None:
         """Check time limits; call it about once a second. `now` in seconds."""

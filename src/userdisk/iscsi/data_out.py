@@ -8,6 +8,7 @@ immediate data, then unsolicited Data-Outs up to FirstBurstLength, then one R2T 
 from __future__ import annotations
 
 from userdisk.errors import StorageError
+from userdisk.iscsi.budget import Buffers
 from userdisk.target.command import Receive
 
 
@@ -49,16 +50,20 @@ class DataOut:
         immediate: the data segment of the command itself; may be a view of the receive buffer.
         unsolicited: bytes of unsolicited data still to come in Data-Outs; 0: none.
         max_burst: the most that one R2T asks for.
+        buffers: where bursts get their memory.
     """
 
     __slots__ = (
         "_buffer",
+        "_buffers",
         "_data_sn",
         "_end",
         "_error",
         "_got",
         "_max_burst",
         "_ready",
+        "_store",
+        "borrowed",
         "consumed",
         "offset",
         "r2t_sn",
@@ -67,13 +72,23 @@ class DataOut:
         "unsolicited",
     )
 
-    def __init__(self, total: int, immediate: memoryview, unsolicited: int, max_burst: int) -> None:
+    def __init__(
+        self,
+        total: int,
+        immediate: memoryview,
+        unsolicited: int,
+        max_burst: int,
+        buffers: Buffers,
+    ) -> None:
         self.total = total
         self.unsolicited = unsolicited
         self.consumed = 0  #: bytes that the handler took
         self.offset = len(immediate)  #: bytes that have come in; the next Data-Out's offset
         self.ttt: int | None = None  #: the transfer tag of the R2T that is outstanding
         self.r2t_sn = 0
+        self.borrowed = True  #: what is ready is a view of the receive buffer
+        self._buffers = buffers
+        self._store: bytearray | None = None  # the memory of bursts, one after the other
         self._max_burst = max_burst
         self._ready = immediate  # complete, not yet taken by the handler
         self._buffer: memoryview | None = None  # the burst that is coming in
@@ -95,7 +110,15 @@ class DataOut:
 
     def own(self) -> None:
         """Keep what is ready beyond the batch: copy it out of the receive buffer."""
-        self._ready = memoryview(bytes(self._ready))
+        if self.borrowed:
+            self._ready = memoryview(bytes(self._ready))
+            self.borrowed = False
+
+    def release(self) -> None:
+        """The command has ended. What still receives data is not used again."""
+        if self._store is not None and self._buffer is None and self._error is None:
+            self._buffers.give(self._store)
+            self._store = None
 
     def take(self, request: Receive) -> memoryview | None:
         """What the handler gets; None: nothing is here yet. Empty: there is no more."""
@@ -171,9 +194,14 @@ class DataOut:
 
     def _expect(self, length: int) -> None:
         """Make room for a burst, behind what the handler has left over."""
-        carried = len(self._ready)
-        buffer = memoryview(bytearray(carried + length))
-        buffer[:carried] = self._ready
+        left_over = bytes(self._ready)
+        carried = len(left_over)
+        store = self._store
+        if store is None or len(store) < carried + length:
+            store = self._store = self._buffers.take(carried + length)
+        buffer = memoryview(store)
+        buffer[:carried] = left_over
+        self.borrowed = False
         self._buffer = buffer
         self._ready = buffer[:0]
         self._got = carried

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from userdisk.iscsi.budget import Budget
+from userdisk.iscsi.budget import Budget, Buffers
 from userdisk.iscsi.login import Login, Negotiated, Opened
 from userdisk.iscsi.session import Sessions
+from userdisk.target.logical_unit import LogicalUnit
 from userdisk.target.target import Target
 
 
@@ -21,7 +22,7 @@ class Peer(NamedTuple):
 
 @dataclass(slots=True)
 class Counters:
-    """What one connection did; written by its owner, read by anyone."""
+    """What was done for one unit."""
 
     commands: int = 0  #: on the general path
     reads: int = 0
@@ -38,6 +39,22 @@ class Counters:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
+class Tally(dict["LogicalUnit | None", Counters]):
+    """What one connection did, by unit (None: no such unit); written by its owner, read by anyone.
+
+    A unit that is not in it yet is put there with zeros.
+    """
+
+    def __missing__(self, lu: LogicalUnit | None) -> Counters:
+        counters = self[lu] = Counters()
+        return counters
+
+    def add(self, other: Tally) -> None:
+        """Add another's numbers to these."""
+        for lu, counters in list(other.items()):
+            self[lu].add(counters)
+
+
 @dataclass(frozen=True, slots=True)
 class Environment:
     """What all connections of a server share."""
@@ -52,5 +69,6 @@ class Environment:
     max_segment: int
     #: bytes of solicited write data in flight, over all connections
     budget: Budget
+    buffers: Buffers
     #: logs what is a bug in userdisk, with its traceback
     report: Callable[[Exception], None]

@@ -60,6 +60,7 @@ def run(connection: Connection) -> None:
     reads = writes = written = 0
     before = size
     current = -1  # the lun that the names below are about
+    lu: LogicalUnit
     length = start_length = -1
     start = b""
     kind = Kind.READ
@@ -73,6 +74,10 @@ def run(connection: Connection) -> None:
             path = paths.get(lun)
             if path is None or not path.ready or not connection.enter(path.lu.gate):
                 break
+            if reads or writes:
+                _count(connection, lu, reads, size - before, writes, written)  # noqa: F821
+                reads = writes = written = 0
+                before = size
             current = lun
             lu = path.lu
             gate = lu.gate
@@ -188,13 +193,19 @@ def run(connection: Connection) -> None:
 
     out.exp_cmd_sn, out.stat_sn = exp_cmd_sn, stat_sn
     if reads or writes:
-        counters = connection.counters
-        counters.reads += reads
-        counters.read_bytes += size - before - 48 * writes
-        counters.writes += writes
-        counters.written_bytes += written
-        out.size = size
+        _count(connection, lu, reads, size - before, writes, written)
+    out.size = max(out.size, size)
     incoming.start = pos
+
+
+def _count(
+    connection: Connection, lu: LogicalUnit, reads: int, output: int, writes: int, written: int
+) -> None:
+    counters = connection.counters[lu]
+    counters.reads += reads
+    counters.read_bytes += output - 48 * writes  # a write's answer is a header
+    counters.writes += writes
+    counters.written_bytes += written
 
 
 def _limits(connection: Connection, lu: LogicalUnit) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from userdisk.iscsi.data_out import DataOut, DataOutError, UnexpectedDataError
 from userdisk.iscsi.pdu import RejectReason, TargetOpcode
 from userdisk.operation import Kind, Operation
 from userdisk.scsi import sense
+from userdisk.scsi.sense import SenseKey
 from userdisk.target import task_management
 from userdisk.target.command import Completion, Receive
 from userdisk.target.logical_unit import LogicalUnit
@@ -30,6 +31,12 @@ if TYPE_CHECKING:
     from userdisk.iscsi.incoming import Pdu
 
 _DISCARD_LIMIT = 1024  # commands of which late Data-Outs are still expected
+_NO_FAILURE = (
+    SenseKey.NO_SENSE,
+    SenseKey.RECOVERED_ERROR,
+    SenseKey.ILLEGAL_REQUEST,
+    SenseKey.UNIT_ATTENTION,
+)
 
 
 class ScsiTask(Task):
@@ -60,6 +67,7 @@ class Tasks:
         self._queue: deque[tuple[ScsiTask, bytes, int]] = deque()  # for want of budget
         self._unsolicited: deque[ScsiTask] = deque()  # wait for budget to ask for data
         self._discard: dict[int, None] = {}  # late Data-Outs of these are swallowed
+        self.operating = 0  #: operations and functions under way elsewhere
         self._in_flight = 0  # bytes of the session's budget
         self._numbered = 0  # commands that use up the CmdSN window
         self._retrying = False
@@ -84,7 +92,7 @@ class Tasks:
         if request.itt in self._by_itt or request.itt == pdu.RESERVED_TAG:
             connection.out.reject(RejectReason.TASK_IN_PROGRESS, request.header)
             return
-        connection.counters.commands += 1
+        connection.counters[self._unit(request.lun)].commands += 1
         expected, data = request.word20, request.data
         writing = bool(request.flags & pdu.COMMAND_WRITE)
         unsolicited = 0
@@ -99,7 +107,13 @@ class Tasks:
                 return
         data_out = None
         if writing and expected:
-            data_out = DataOut(expected, data, unsolicited, negotiated.max_burst_length)
+            data_out = DataOut(
+                expected,
+                data,
+                unsolicited,
+                negotiated.max_burst_length,
+                connection.environment.buffers,
+            )
         task = ScsiTask(self, session.nexus, request, data_out)
         self._by_itt[task.itt] = task
         self._discard.pop(task.itt, None)
@@ -183,15 +197,20 @@ class Tasks:
                     return bytes(result)
                 connection.out.live = True
             return result
-        if operation.data is not None:
+        if task.data is not None and task.data.borrowed:
             # the receive buffer is used again: what outlives the batch is copied
-            operation.data = memoryview(bytes(operation.data))
-        if task.data is not None:
+            if operation.data is not None:
+                operation.data = memoryview(bytes(operation.data))
             task.data.own()
         task.begin()
-        post = connection.post
-        gate.submit(operation, lambda ended: post(lambda: task.finished(ended)))
+        self.operating += 1
+        gate.submit(operation, lambda ended: connection.post(lambda: self._ended(task, ended)))
         return PENDING
+
+    def _ended(self, task: ScsiTask, operation: Operation) -> None:
+        """An operation that was handed over has ended; on the owner's thread."""
+        self.operating -= 1
+        task.finished(operation)
 
     def receive(self, task: ScsiTask, request: Receive) -> Any:
         """The next data-out: what is here, or PENDING until it has come."""
@@ -215,16 +234,18 @@ class Tasks:
             self._numbered -= 1
             connection.out.set_outstanding(self._numbered)
         data = task.data
-        if data is not None and data.missing:
-            self._swallow(task.itt)
+        if data is not None:
+            if data.missing:
+                self._swallow(task.itt)
+            data.release()
         self._release(task)
         self._in_flight -= task.reserved
         task.reserved = 0
         task.wanted = None
         if completion is not None and connection.open:
             moved_out = completion.wanted or 0
-            if completion.status:
-                connection.counters.failures += 1
+            if _tells_of_failure(completion.sense):
+                connection.counters[self._unit(task.lun)].failures += 1
             data_in.respond(
                 connection,
                 task.lun,
@@ -264,10 +285,12 @@ class Tasks:
         def respond(response: int) -> None:
             connection.post(lambda: self._managed(itt, response))
 
+        self.operating += 1
         task_management.manage(function, session.nexus, request.lun, task, respond)
 
     def _managed(self, itt: int, response: int) -> None:
         connection = self._connection
+        self.operating -= 1
         if connection.open:
             connection.out.send(
                 pdu.TASK_MANAGEMENT_RESPONSE.pack(
@@ -391,7 +414,7 @@ class Tasks:
         if failure.lba is not None and 0 <= failure.lba - lba < extent[1]:
             lba = failure.lba
         completion = lu.check_condition(sense.from_error(failure, lba))
-        self._connection.counters.failures += 1
+        self._connection.counters[lu].failures += 1
         moved = expected if kind is Kind.WRITE else 0
         data_in.respond(self._connection, lun, itt, completion, expected, kind is Kind.READ, moved)
 
@@ -401,7 +424,7 @@ class Tasks:
             self._swallow(request.itt)
         key, asc, ascq = error.sense
         completion = Completion(2, (), sense.Sense(key, asc << 8 | ascq).encode())
-        self._connection.counters.failures += 1
+        self._connection.counters[self._unit(request.lun)].failures += 1
         data_in.respond(
             self._connection, request.lun, request.itt, completion, request.word20, False, 0
         )
@@ -418,8 +441,12 @@ class Tasks:
             del self._discard[next(iter(self._discard))]
         self._discard[itt] = None
 
+    def _unit(self, lun: int) -> LogicalUnit | None:
+        path = self._connection.paths.get(lun)
+        return None if path is None else path.lu
+
     def _count(self, operation: Operation, lu: LogicalUnit) -> None:
-        counters = self._connection.counters
+        counters = self._connection.counters[lu]
         size = operation.blocks * lu.block_length
         if operation.kind is Kind.READ:
             counters.reads += 1
@@ -431,6 +458,11 @@ class Tasks:
             counters.flushes += 1
         elif operation.kind is Kind.UNMAP:
             counters.unmaps += 1
+
+
+def _tells_of_failure(fixed: bytes) -> bool:
+    """Whether sense data is more than news (unit attention) or an initiator's illegal request."""
+    return len(fixed) > 2 and fixed[2] & 0xF not in _NO_FAILURE
 
 
 class DigestError(DataOutError):
