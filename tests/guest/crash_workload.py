@@ -1,9 +1,9 @@
 """Writes to a disk in the guest, and marks in the log of the medium what was acknowledged when.
 
-Run in the guest: `python crash_workload.py DISK DM_DEVICE ROUNDS SEED HISTORY`. A round is some
-writes and discards at once, their acknowledgements, a flush with further writes beside it, its
-acknowledgement, and a mark; or one FUA write, its acknowledgement and a mark. HISTORY gets a JSON
-list of steps; `crash_model` says what they promise.
+Run in the guest: `python -m tests.guest.crash_workload ROUNDS FOLDER {DISK DM_DEVICE}...`. A round
+is some writes and discards at once, their acknowledgements, a flush with further writes beside it,
+its acknowledgement, and a mark; or one FUA write, its acknowledgement and a mark. A list of steps
+goes to FOLDER/DM_DEVICE.json; `crash_model` says what they promise.
 """
 
 from __future__ import annotations
@@ -160,7 +160,8 @@ def run(disk: Disk, dm_device: str, rounds: int, seed: int) -> list[Step]:
 
 
 if __name__ == "__main__":
-    _, path, device, rounds_text, seed_text, output = sys.argv
-    done = run(Disk(path), device, int(rounds_text), int(seed_text))
-    with open(output, "w") as file:
-        json.dump(done, file)
+    rounds_text, folder, *pairs = sys.argv[1:]
+    for path, device in zip(pairs[::2], pairs[1::2], strict=True):
+        done = run(Disk(path), device, int(rounds_text), seed=1)
+        with open(f"{folder}/{device}.json", "w") as file:
+            json.dump(done, file)

@@ -44,10 +44,13 @@ class LinuxInitiator:
     def add(self, name: str, portal: str, settings: Mapping[str, str] | None = None) -> None:
         """Make the record of a target anew, with these settings (CHAP, timers ...)."""
         node = f"iscsiadm -m node -T {name} -p {portal}"
-        commands = [f"{node} -o delete >/dev/null 2>&1; {node} -o new"]
-        for key, value in {**_RECORD, **(settings or {})}.items():
-            commands.append(f"{node} -o update -n '{key}' -v '{value}'")
-        self.guest.check(" && ".join(commands))
+        values = {**_RECORD, **(settings or {})}
+        update = " ".join(f"-n '{key}' -v '{value}'" for key, value in values.items())
+        self.guest.run(f"{node} -o delete")
+        self.guest.check(f"{node} -o new && {node} -o update {update}")
+        record = self.guest.check(f"{node} -S")
+        for key, value in values.items():
+            assert f"{key} = {value}" in record, f"{key}:\n{record}"
 
     def login(self, name: str, portal: str, units: int = 1) -> Sequence[str]:
         """Log in; the disks (`/dev/sdX`) of LUN 0 and on, ready to use."""

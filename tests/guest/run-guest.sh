@@ -176,7 +176,7 @@ main() {
     timeout -k 5 "$limit" qemu-system-x86_64 \
         -nodefaults -no-user-config -display none -no-reboot \
         -M q35,memory-backend=ram -object memory-backend-memfd,id=ram,size="${memory}M",share=on \
-        -m "$memory" -smp 2 -accel tcg,thread=single -cpu Nehalem,+rdrand \
+        -m "$memory" -smp 1 -accel tcg,thread=single -cpu Nehalem,+rdrand \
         -kernel "$cache/vmlinuz" -initrd "$cache/initramfs.cpio" -append "console=ttyS0 quiet \
 panic=-1 mitigations=off tsc=reliable RUN_GUEST=$run/run-guest RUN_GUEST_DIR=$run" \
         -serial file:"$run/console" \

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _START_SECONDS = 20.0
@@ -26,7 +26,12 @@ class ServeProcess:
     """`userdisk serve ARGUMENTS --listen 127.0.0.1:PORT`; stopped by `with`. Not thread-safe."""
 
     def __init__(
-        self, arguments: Sequence[str | Path], log: Path, *, advertise: str | None = None
+        self,
+        arguments: Sequence[str | Path],
+        log: Path,
+        *,
+        advertise: str | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.port = free_port()
         self.log = log
@@ -34,6 +39,7 @@ class ServeProcess:
         if advertise is not None:
             listen += ["--advertise", advertise]
         self._command = [sys.executable, "-m", "userdisk", "serve", *map(str, arguments), *listen]
+        self._environment = {**os.environ, **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -41,7 +47,11 @@ class ServeProcess:
         assert self._process is None
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self._environment,
             )
         deadline = time.monotonic() + _START_SECONDS
         while time.monotonic() < deadline and self._process.poll() is None:

@@ -94,7 +94,7 @@ class Guest:
 
     def wait_until(self, command: str, seconds: float = 20) -> str:
         """The output of a command once it succeeds; it is tried again for so long."""
-        return self.check(f"until {command}; do sleep 0.1; done", seconds)
+        return self.check(f"until {command}; do sleep 0.3; done", seconds)
 
     def start(self, command: str, output: str, pid: str) -> None:
         """Start a simple command in the background; `output` and `pid` are files in the guest.

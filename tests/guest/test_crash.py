@@ -12,7 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,86 +32,112 @@ ROUNDS = 15
 REPOSITORY = Path(__file__).parents[2]
 UNITS = Path(__file__).with_name("units.py")
 
+#: Only what is flushed reaches a medium: the kernel writes nothing back on its own.
+_QUIET = "sysctl -q vm.dirty_writeback_centisecs=0"
+
 _SET_UP = f"""set -e
 export DM_DISABLE_UDEV=1
-sysctl -q vm.dirty_writeback_centisecs=0    # only what is flushed reaches the medium
-mkdir -p /run/crash; cd /run/crash
-truncate -s {MEDIUM_SIZE} medium; truncate -s 512M log
-losetup -f --show medium > medium.loop; losetup -f --show log > log.loop
-dmsetup create crash --table "0 {MEDIUM_SIZE // 512} log-writes $(cat medium.loop) $(cat log.loop)"
+mkdir -p $dir
+truncate -s {MEDIUM_SIZE} $dir/medium; truncate -s 512M $dir/log
+losetup -f --show $dir/medium > $dir/medium.loop; losetup -f --show $dir/log > $dir/log.loop
+dmsetup create $name --table \\
+    "0 {MEDIUM_SIZE // 512} log-writes $(cat $dir/medium.loop) $(cat $dir/log.loop)"
 """
 
-_FILE_SYSTEM = """set -e
-mkfs.ext4 -q -b 4096 -J size=4 -E lazy_itable_init=0,nodiscard /dev/mapper/crash
-mkdir -p /run/crash/mount; mount /dev/mapper/crash /run/crash/mount
+_FILE_SYSTEM = f"""
+mkfs.ext4 -q -b 4096 -J size=4 -E lazy_itable_init=0,nodiscard /dev/mapper/$name
+mkdir $dir/mount; mount /dev/mapper/$name $dir/mount
+truncate -s {IMAGE_SIZE} $dir/mount/disk.img; sync $dir/mount/disk.img
+"""
+
+_KILL_SERVER = """kill -9 $(cat /run/crash/server.pid)
+until grep -q '^exit' /run/crash/server.log; do sleep 0.1; done
 """
 
 _TEAR_DOWN = """export DM_DISABLE_UDEV=1
-kill -9 $(cat /run/crash/server.pid)
-for i in {1..50}; do grep -q '^exit' /run/crash/server.log && break; sleep 0.1; done
-mountpoint -q /run/crash/mount && umount /run/crash/mount
-dmsetup remove --retry crash
-for i in medium log; do losetup -d $(cat /run/crash/$i.loop); done
+if mountpoint -q $dir/mount; then umount $dir/mount; fi
+dmsetup remove --retry $name
+losetup -d $(cat $dir/medium.loop) $(cat $dir/log.loop)
 """
 
 
 @dataclass(frozen=True)
 class Medium:
-    """What lies on the medium, and how the server is told to use it."""
+    """What lies on a medium; `unit` is what the server is told to serve."""
 
+    name: str
     unit: str
-    arguments: str = ""
     file_system: bool = True
 
+    @property
+    def variables(self) -> str:
+        """What the scripts above want to know."""
+        return f"name={self.name} dir=/run/crash/{self.name}\n"
 
-IMAGE = Medium("/run/crash/mount/disk.img", f"--size {IMAGE_SIZE}")
-DEVICE = Medium("/dev/mapper/crash", file_system=False)
-FAULTY = Medium(f"{UNITS}:NoSync", f"--size {IMAGE_SIZE} --option path=/run/crash/mount/disk.img")
+
+MEDIA = (
+    Medium("image", "/run/crash/image/mount/disk.img"),
+    Medium("device", "/dev/mapper/device", file_system=False),
+    Medium("faulty", f"{UNITS}:NoSync"),
+)
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a workload left: the medium's log, and what was acknowledged."""
+    """What the workload left of a medium: its log, and what was acknowledged."""
 
+    medium: Medium
     log: Path
     history: list[Step]
 
 
-@pytest.fixture
-def recorded(
-    request: pytest.FixtureRequest, initiator: LinuxInitiator, guest_share: Path
-) -> Iterator[Run]:
-    """A run of the workload over the medium that the test is parametrized with."""
-    medium: Medium = request.param
+@pytest.fixture(scope="module")
+def runs(initiator: LinuxInitiator, guest_share: Path) -> Iterator[Mapping[str, Run]]:
+    """The workload over each medium. One server has them all: Python is slow in the guest."""
     guest = initiator.guest
     folder = guest_share / "crash"
     folder.mkdir()
+    guest.check(_QUIET)
     try:
-        guest.check(_SET_UP)
-        if medium.file_system:
-            guest.check(_FILE_SYSTEM, 60)
-        server = f"{sys.executable} -m userdisk serve {medium.unit} {medium.arguments}"
-        guest.start(
-            f"env -C {REPOSITORY} {server} --name {NAME} --listen {PORTAL}",
-            "/run/crash/server.log",
-            "/run/crash/server.pid",
-        )
-        listening = f"ss -tlnH sport = :{PORTAL.rpartition(':')[2]} | grep -q ."
-        if guest.run(f"until {listening}; do sleep 0.2; done", 60).code:
-            pytest.fail(guest.check("cat /run/crash/server.log"))
-        initiator.add(NAME, PORTAL)
-        (disk,) = initiator.login(NAME, PORTAL)
-        workload = ["-m", "tests.guest.crash_workload", disk, "crash", str(ROUNDS), "1"]
-        command = shlex.join([sys.executable, *workload, str(folder / "history")])
-        guest.check(f"cd {REPOSITORY} && DM_DISABLE_UDEV=1 {command}", 120)
+        for medium in MEDIA:
+            script = _SET_UP + (_FILE_SYSTEM if medium.file_system else "")
+            guest.check(medium.variables + script, 60)
+        _serve(initiator)
+        disks = initiator.login(NAME, PORTAL, units=len(MEDIA))
+        workload = [sys.executable, "-m", "tests.guest.crash_workload", str(ROUNDS), str(folder)]
+        for medium, disk in zip(MEDIA, disks, strict=True):
+            workload += [disk, medium.name]
+        guest.check(f"cd {REPOSITORY} && DM_DISABLE_UDEV=1 {shlex.join(workload)}", 200)
     finally:
         initiator.drop(NAME, PORTAL)
-        guest.run(_TEAR_DOWN, 60)
-    guest.check(f"cp --sparse=always /run/crash/log {folder}/log; sync {folder}/log", 60)
+        guest.run(_KILL_SERVER)
+        for medium in MEDIA:
+            guest.run(medium.variables + _TEAR_DOWN, 60)
+    found = {}
+    for medium in MEDIA:
+        log, history = folder / f"{medium.name}.log", folder / f"{medium.name}.json"
+        guest.check(f"cp --sparse=always /run/crash/{medium.name}/log {log}; sync {log}", 60)
+        steps = [Step(*step) for step in json.loads(history.read_text())]
+        found[medium.name] = Run(medium, log, steps)
     guest.check("rm -r /run/crash")
-    history = [Step(*step) for step in json.loads((folder / "history").read_text())]
-    yield Run(folder / "log", history)
+    yield found
     shutil.rmtree(folder)
+
+
+def _serve(initiator: LinuxInitiator) -> None:
+    guest = initiator.guest
+    units = " ".join(medium.unit for medium in MEDIA)
+    server = f"{sys.executable} -m userdisk serve {units} --name {NAME} --listen {PORTAL}"
+    guest.start(
+        f"env -C {REPOSITORY} {server}",
+        "/run/crash/server.log",
+        "/run/crash/server.pid",
+    )
+    # A poll that starts processes would take the guest's one CPU from the server.
+    listening = f"(: < /dev/tcp/{PORTAL.replace(':', '/')}) 2> /dev/null"
+    if guest.run(f"until {listening}; do sleep 0.5; done", 120).code:
+        pytest.fail(guest.check("cat /run/crash/server.log"))
+    initiator.add(NAME, PORTAL)
 
 
 def _image_on(medium: Path) -> bytes:
@@ -127,7 +153,7 @@ def _image_on(medium: Path) -> bytes:
     return image.read_bytes().ljust(IMAGE_SIZE, b"\0") if image.exists() else bytes(IMAGE_SIZE)
 
 
-def _crash_everywhere(run: Run, folder: Path, *, file_system: bool) -> tuple[int, list[str]]:
+def _crash_everywhere(run: Run, folder: Path) -> tuple[int, list[str]]:
     """Replay to every mark, flush and FUA write: how many there were, and what was broken."""
     promise = Promise(run.history)
     replay = Replay(folder / "medium", MEDIUM_SIZE)
@@ -142,29 +168,23 @@ def _crash_everywhere(run: Run, folder: Path, *, file_system: bool) -> tuple[int
         if marks:
             points += 1
             medium = replay.path
-            disk = _image_on(medium) if file_system else medium.read_bytes()[:IMAGE_SIZE]
+            disk = _image_on(medium) if run.medium.file_system else medium.read_bytes()[:IMAGE_SIZE]
             broken += promise.broken(marks, disk)
     replay.close()
     assert marks == len(promise.allowed) == ROUNDS, "marks are missing from the log"
     return points, broken
 
 
-@pytest.mark.parametrize("recorded", [IMAGE], indirect=True, ids=["image"])
-def test_what_was_flushed_survives_a_crash_of_an_image(recorded: Run, tmp_path: Path) -> None:
-    points, broken = _crash_everywhere(recorded, tmp_path, file_system=True)
+@pytest.mark.parametrize("medium", ["image", "device"])
+def test_what_was_flushed_survives_a_crash(
+    runs: Mapping[str, Run], tmp_path: Path, medium: str
+) -> None:
+    points, broken = _crash_everywhere(runs[medium], tmp_path)
     assert broken == []
     assert points > ROUNDS
 
 
-@pytest.mark.parametrize("recorded", [DEVICE], indirect=True, ids=["device"])
-def test_what_was_flushed_survives_a_crash_of_a_device(recorded: Run, tmp_path: Path) -> None:
-    points, broken = _crash_everywhere(recorded, tmp_path, file_system=False)
-    assert broken == []
-    assert points > ROUNDS
-
-
-@pytest.mark.parametrize("recorded", [FAULTY], indirect=True, ids=["no sync"])
-def test_a_unit_that_does_not_sync_is_found_out(recorded: Run, tmp_path: Path) -> None:
-    _, broken = _crash_everywhere(recorded, tmp_path, file_system=True)
+def test_a_unit_that_does_not_sync_is_found_out(runs: Mapping[str, Run], tmp_path: Path) -> None:
+    _, broken = _crash_everywhere(runs["faulty"], tmp_path)
     assert any("after mark 0:" in line for line in broken), broken
     assert any(f"after mark {ROUNDS - 1}:" in line for line in broken)

@@ -121,7 +121,7 @@ def test_login_to_a_target_that_cannot_prove_itself_is_refused(
     wrong = {**_mutual_chap(disk), "node.session.auth.password_in": "what-it-does-not-know"}
     initiator.add(NAME, disk.portal, wrong)
     try:
-        with pytest.raises(GuestError, match="authorization failure"):
+        with pytest.raises(GuestError, match="non-retryable iSCSI login failure"):
             initiator.login(NAME, disk.portal)
     finally:
         initiator.drop(NAME, disk.portal)

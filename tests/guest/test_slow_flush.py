@@ -16,7 +16,9 @@ pytestmark = pytest.mark.timeout(180)
 
 NAME = "iqn.2026-11.test:slow-flush"
 SLEEP = 60  # seconds in flush
-TIMEOUT = 25  # seconds of a command; a flush gets twice as long: ABORT TASK comes after 50 s
+# Seconds of a command. A flush gets twice as long, and as the target answers a ping then, the same
+# time once more: ABORT TASK comes after 48 s.
+TIMEOUT = 12
 PING = 5  # seconds between NOP-Outs of an idle connection, and to wait for the answer
 
 
@@ -28,8 +30,12 @@ def seconds_file(tmp_path: Path) -> Path:
 @pytest.fixture
 def portal(initiator: LinuxInitiator, seconds_file: Path, tmp_path: Path) -> Iterator[str]:
     unit = f"{Path(__file__).with_name('units.py')}:SlowFlush"
-    arguments = [unit, "ram:16M", "--option", f"seconds_file={seconds_file}", "--name", NAME]
-    with ServeProcess(arguments, tmp_path / "serve.log", advertise=HOST) as server:
+    with ServeProcess(
+        [unit, "ram:16M", "--name", NAME],
+        tmp_path / "serve.log",
+        advertise=HOST,
+        environment={"SLOW_FLUSH_FILE": str(seconds_file)},
+    ) as server:
         portal = f"{HOST}:{server.port}"
         yield portal
         initiator.drop(NAME, portal)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -10,14 +11,13 @@ from userdisk.unit import StorageUnit
 
 
 class SlowFlush(StorageUnit):
-    """A small disk in memory whose flush sleeps for as long as a file says, once."""
+    """A small disk in memory whose flush sleeps once for as long as $SLOW_FLUSH_FILE says."""
 
     block_count = 4096
-    seconds_file = Path()
 
-    def __init__(self, seconds_file: str) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.seconds_file = Path(seconds_file)
+        self.seconds_file = Path(os.environ["SLOW_FLUSH_FILE"])
         self.data = bytearray(self.block_count * self.block_length)
 
     def read(self, lba: int, blocks: int, fua: bool) -> bytes:
@@ -40,6 +40,9 @@ class SlowFlush(StorageUnit):
 
 class NoSync(FileUnit):
     """A file whose data is never made durable: the fault that the crash test must find."""
+
+    def __init__(self) -> None:
+        super().__init__("/run/crash/faulty/mount/disk.img")
 
     def flush(self) -> None:
         pass
