@@ -51,10 +51,13 @@ def find(program: str) -> str | None:
     return shutil.which(program, path=PATH)
 
 
+def short(text: str) -> str:
+    """Paths without the folders that everything is in."""
+    return re.sub(r"/[^ ]*/userdisk-demo-[^/ ]+/", "", text.replace(f"{ROOT}/", ""))
+
+
 def show_command(command: Sequence[str]) -> None:
-    """Print it with short names; the program runs in a temporary folder."""
-    text = shlex.join(command).replace(f"{ROOT}/", "")
-    print(f"          $ {re.sub(r'/[^ ]*/userdisk-demo-[^/ ]+/', '', text)}", flush=True)
+    print(f"          $ {short(shlex.join(command))}", flush=True)
 
 
 def run(*command: str, show: bool = True, accept: Sequence[int] = (0,)) -> str:
@@ -78,7 +81,7 @@ def show(output: str, *, only: Sequence[str] = ()) -> None:
     """Lines of a command's output; `only` those that begin with one of these words."""
     for line in output.splitlines():
         if line.strip() and (not only or line.strip().startswith(tuple(only))):
-            print(f"            {line.strip()}", flush=True)
+            print(f"            {short(line.strip())}", flush=True)
 
 
 # -- trees -------------------------------------------------------------------------------------
@@ -285,7 +288,7 @@ def with_root(work: Path) -> None:
     with served(image, total) as url:
         look_at(url, image)
     say("check the file system once more, in the file that the class wrote")
-    show(Path(run("e2fsck", "-fn", str(image)).splitlines()[-1]).name)
+    show(run("e2fsck", "-fn", str(image)).splitlines()[-1])
     left = run("userdisk", "list", show=False)
     if str(image) in left:
         raise Failed(f"something is still attached:\n{left}")
@@ -325,7 +328,7 @@ def without_root(work: Path) -> None:
     say(f"every byte is there: {total // MIB} MiB compared by SHA-256")
     if not filesystem:
         return
-    show(Path(run("e2fsck", "-fn", str(back)).splitlines()[-1]).name)
+    show(run("e2fsck", "-fn", str(back)).splitlines()[-1])
     out = work / "out"
     out.mkdir()
     run("debugfs", "-R", f"rdump / {out}", str(back))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.docs.documents import ROOT, Block, Step, matches, steps
 
-_TIMEOUT = 60
+_TIMEOUT = 30
 _SERVER = re.compile(r"userdisk serve |python examples/rawdisk\.py -f ")
 _FAILS = re.compile(r"^(userdisk|rawdisk): |failed|[Ee]rror", re.MULTILINE)
 _PORT = ":3260"
@@ -145,14 +145,18 @@ class Reader:
             assert (status != 0) <= bool(_FAILS.search(expected)), f"{where}: exit status {status}"
 
     def _run(self, command: str) -> tuple[int, str]:
-        done = subprocess.run(
-            ["bash", "-c", command],
-            cwd=self.directory,
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=_TIMEOUT,
-        )
+        try:
+            done = subprocess.run(
+                ["bash", "-c", command],
+                cwd=self.directory,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=_TIMEOUT,
+            )
+        except subprocess.TimeoutExpired as error:
+            servers = "\n".join(server.output for server in self._servers)
+            raise AssertionError(f"{command}: no end\n{error.output}\n{servers}") from None
         return done.returncode, done.stdout
