@@ -33,7 +33,7 @@ from userdisk.cli.units import UNIT_HELP, UNIT_OPTIONS, UnitOptions, unit_name
 
 if TYPE_CHECKING:
     from userdisk.iscsi.chap import Credentials
-    from userdisk.server import Server
+    from userdisk.iscsi.environment import Tally
     from userdisk.target.logical_unit import LogicalUnit
 
 _HELP = f"""Offer units to initiators over iSCSI until Ctrl-C.
@@ -120,7 +120,7 @@ def serve(
             signals.wait_and_stop(server.stop, lambda: server.waits_for)
         except Exception:  # the server has logged which unit could not be flushed or closed
             status = 1
-    _print_summary(server, time.monotonic() - began)
+    _print_summary(server.counters(), lus, time.monotonic() - began)
     return status
 
 
@@ -178,10 +178,17 @@ def _describe(lu: LogicalUnit) -> str:
     return ", ".join(filter(None, words))
 
 
-def _print_summary(server: Server, seconds: float) -> None:
-    done = server.counters()
-    click.echo(
-        f"served for {duration_text(seconds)}: {done.reads} reads ({size_text(done.read_bytes)}),"
-        f" {done.writes} writes ({size_text(done.written_bytes)}), {done.flushes} flushes,"
-        f" {done.unmaps} unmaps, {done.failures} failed"
-    )
+def _print_summary(tally: Tally, lus: Sequence[LogicalUnit], seconds: float) -> None:
+    click.echo(f"served for {duration_text(seconds)}")
+    for lun, lu in enumerate(lus):
+        done = tally[lu]
+        failed = f", {done.failures} failed" if done.failures else ""
+        click.echo(
+            f"{lun:3}  {lu.gate.name}: {_count(done.reads, 'read')} ({size_text(done.read_bytes)}),"
+            f" {_count(done.writes, 'write')} ({size_text(done.written_bytes)}),"
+            f" {_count(done.flushes, 'flush', 'es')}, {_count(done.unmaps, 'unmap')}{failed}"
+        )
+
+
+def _count(number: int, what: str, plural: str = "s") -> str:
+    return f"{number:,} {what}{'' if number == 1 else plural}"
