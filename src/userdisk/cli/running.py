@@ -1,8 +1,9 @@
 """Serving until a signal asks to stop, and saying what a slow stop waits for.
 
-Theory of operation. The main thread only waits in a queue. Signal handlers put into it (which
-`SimpleQueue` allows a handler to do); the stop itself runs on a thread of its own and puts its
-outcome there too, so that further signals are heard while it flushes.
+Theory of operation. The main thread only waits in `recv` on one end of a socket pair. The other end
+is Python's wake-up descriptor: each signal's number is written there at once, on whatever thread it
+arrives (a handler alone could run too late to end a wait that had just begun). The stop runs on a
+thread of its own and ends with a byte there too, so that signals are heard while it flushes.
 
     starting --signal--> KeyboardInterrupt, so that what is open is closed
     serving --signal--> stopping --signal--> stopping, told what it waits for --signal--> given up
@@ -11,13 +12,13 @@ outcome there too, so that further signals are heard while it flushes.
 from __future__ import annotations
 
 import os
-import queue
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 
@@ -25,11 +26,7 @@ import click
 _SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
-_POLL = 0.5 if sys.platform == "win32" else None  # there a waiting thread hears no signal
-
-
-class _Ended(NamedTuple):
-    error: BaseException | None
+_ENDED = 0  # no signal has this number
 
 
 class Signals:
@@ -39,11 +36,15 @@ class Signals:
     """
 
     def __init__(self) -> None:
-        self._events: queue.SimpleQueue[int | _Ended] = queue.SimpleQueue()
+        self._reader, self._writer = socket.socketpair()
+        self._writer.setblocking(False)
         self._serving = False
         self._before: dict[int, Any] = {}
+        self._before_wakeup = -1
+        self._error: BaseException | None = None
 
     def __enter__(self) -> Signals:
+        self._before_wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         for number in _SIGNALS:
             before = signal.getsignal(number)
             if before is not signal.SIG_IGN:
@@ -54,11 +55,13 @@ class Signals:
     def __exit__(self, *error: object) -> None:
         for number, before in self._before.items():
             signal.signal(number, before)
+        signal.set_wakeup_fd(self._before_wakeup)
+        self._reader.close()
+        self._writer.close()
 
     def _signalled(self, number: int, frame: object) -> None:
         if not self._serving:
             raise KeyboardInterrupt
-        self._events.put(number)
 
     def started(self) -> None:
         """From now on signals do not interrupt, but are kept for `wait_and_stop`."""
@@ -82,13 +85,13 @@ class Signals:
             try:
                 stop()
             except BaseException as error:
-                self._events.put(_Ended(error))
-            else:
-                self._events.put(_Ended(None))
+                self._error = error
+            finally:
+                self._writer.send(bytes([_ENDED]))
 
         threading.Thread(target=run, name="stop", daemon=True).start()
         told = False
-        while not isinstance(event := self._next(), _Ended):
+        while self._next() != _ENDED:
             waited = f"waiting for {waits_for()}, {time.monotonic() - began:.0f} s up to now"
             if told:
                 click.echo(f"given up while {waited}; what was not flushed is lost", err=True)
@@ -96,12 +99,11 @@ class Signals:
                 os._exit(1)
             told = True
             click.echo(f"{waited}; once more gives up, and loses what is not flushed", err=True)
-        if event.error is not None:
-            raise event.error
+        if self._error is not None:
+            raise self._error
 
-    def _next(self) -> int | _Ended:
+    def _next(self) -> int:
         while True:
-            try:
-                return self._events.get(timeout=_POLL)
-            except queue.Empty:
-                continue
+            (number,) = self._reader.recv(1)
+            if number == _ENDED or number in self._before:
+                return number
