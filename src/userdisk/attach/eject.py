@@ -56,7 +56,7 @@ def eject(entry: Entry, *, force: bool, timeout: float) -> list[str]:
 
     Blocks at most about `timeout` seconds for the unit to write. Raises `UserdiskError` if
     something uses the disk and `force` is not given (nothing is stopped then), and if the last
-    flush failed (the disk is gone then).
+    flush failed (the disk is gone then; with `force` that is a remark).
     """
     if entry.status == "failed":
         entry.folder.remove()
@@ -72,6 +72,7 @@ def eject(entry: Entry, *, force: bool, timeout: float) -> list[str]:
                         f" {entry.record.pid}); it goes on; --force gives up what is not written"
                     )
                 state.signal_process(process, signal.SIGKILL)
+                attach.way(entry.record.way).clean(entry.folder.mount)
                 state.wait_for_end(process, _KILL_SECONDS)
                 remarks.append(f"{entry.record.unit} was killed; unwritten data is lost")
         else:
@@ -82,10 +83,10 @@ def eject(entry: Entry, *, force: bool, timeout: float) -> list[str]:
     if left is None:
         return remarks
     problems = [left.failed] if left.failed else []
-    problems += clean(entry.folder, left)
-    if problems:
+    problems += [line for line in clean(entry.folder, left) if line not in left.failed]
+    if problems and not force:
         raise UserdiskError(f"{entry.record.unit} is ejected, but {'; '.join(problems)}")
-    return remarks
+    return remarks + problems
 
 
 def clean(folder: Folder, record: Record) -> list[str]:

@@ -52,6 +52,14 @@ def check_tools(kind: str | None) -> None:
             raise UserdiskError(f"{program} is not installed (Debian package {package})")
 
 
+def add_partitions(device: Path) -> None:
+    """Show the partitions of the disk where the kernel cannot read partition tables itself."""
+    if loop.partitions(device) or _find("blkid") is None or _find("partx") is None:
+        return
+    if "partition table" in content(device):
+        _run(["partx", "--add", str(device)])
+
+
 def choose_partition(device: Path, number: int | None) -> Path:
     """The node that holds the file system: the disk, or a partition of it.
 
@@ -93,7 +101,9 @@ def make(kind: str, node: Path) -> None:
         raise UserdiskError(f"{how.program} {node}: {_complaint(run) or 'failed'}")
 
 
-def mount(node: Path, folder: Path, *, options: Sequence[str], read_only: bool) -> str:
+def mount(
+    node: Path, folder: Path, *, options: Sequence[str], read_only: bool, discards: bool
+) -> str:
     """Mount what is on the node; returns its type. Blocks. Raises `UserdiskError`."""
     kind = content(node)
     if not kind:
@@ -102,7 +112,7 @@ def mount(node: Path, folder: Path, *, options: Sequence[str], read_only: bool) 
         raise UsageError(f"{node} holds {kind}, which cannot be mounted")
     how = FORMATS.get(kind, Format("", "", (), [kind], discard=False))
     helpers = [name for name in how.types if _find(f"mount.{name}")]
-    given = [*(["ro"] if read_only else ["discard"] if how.discard else []), *options]
+    given = [*(["ro"] if read_only else ["discard"] if how.discard and discards else []), *options]
     run = _run(
         ["mount", "-t", [*helpers, how.types[-1]][0]]
         + (["-o", ",".join(given)] if given else [])

@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import stat
 import struct
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from enum import IntEnum
 from typing import Final, TypeAlias
 
@@ -117,6 +117,7 @@ class FuseDisk:
         device: what the file's contents are.
         now: the time in seconds that the file shows as its time stamps.
         released: called when the last open file has been closed.
+        interrupt: called with the number of a request that nobody waits for any more.
     """
 
     def __init__(
@@ -125,6 +126,7 @@ class FuseDisk:
         *,
         now: int = 0,
         released: Callable[[], None] = lambda: None,
+        interrupt: Callable[[int], None] = lambda unique: None,
     ) -> None:
         self._size = device.size
         self._block_length = device.block_length
@@ -140,6 +142,7 @@ class FuseDisk:
         self.max_transfer = max(_MIN_MAX_WRITE, self._step // _PAGE * _PAGE)
         self._now = now
         self._released = released
+        self._interrupted = interrupt
         self._open_files = 0
         self._handlers: dict[int, Callable[[int, int, memoryview], Reply | Steps | None]] = {
             Code.LOOKUP: self._lookup,
@@ -156,6 +159,7 @@ class FuseDisk:
             Code.OPENDIR: self._opendir,
             Code.READDIR: self._readdir,
             Code.RELEASEDIR: _success,
+            Code.INTERRUPT: self._interrupt,
             Code.DESTROY: _success,
             Code.BATCH_FORGET: _no_reply,
             Code.FALLOCATE: self._fallocate,
@@ -165,8 +169,8 @@ class FuseDisk:
     def receive(self, message: memoryview) -> Reply | Steps | None:
         """Handle one message: the reply, the steps that lead to one, or None if none is due.
 
-        A message longer than `COPIED` must stay unchanged until its steps have ended. INTERRUPT is
-        the caller's (`interrupted`). Raises `Malformed`.
+        A message longer than `COPIED` must stay unchanged until its steps have ended. Raises
+        `Malformed`.
         """
         if len(message) < HEADER_LENGTH:
             raise Malformed(f"{len(message)} bytes are too short for a FUSE message")
@@ -268,6 +272,9 @@ class FuseDisk:
                 listing += entry
         return success(unique, listing)
 
+    def _interrupt(self, unique: int, node: int, body: memoryview) -> None:
+        self._interrupted(_OFFSET.unpack_from(body)[0])  # a request's number; no reply
+
     # -- the disk ------------------------------------------------------------------------------
 
     def _read(self, unique: int, node: int, body: memoryview) -> Reply | Steps:
@@ -322,11 +329,14 @@ class FuseDisk:
         refused = self._refusal(offset, length)
         if refused:
             return failure(unique, refused)
-        if mode & _PUNCH_HOLE and self._unmaps:
-            extent = (offset // self._block_length, length // self._block_length)
-            return self._run(unique, Operation(Kind.UNMAP, extents=[extent]))
-        # A hole must read as zeros: the loop driver makes holes of discards and of write zeroes.
-        return self._zero_steps(unique, offset, length)
+        if mode & _ZERO_RANGE:
+            return self._zero_steps(unique, offset, length)
+        if not self._unmaps:
+            # The loop driver makes holes of discards, but also of zeroing: a hole must read as
+            # zeros. After this refusal the kernel writes zeros where it needs them.
+            return failure(unique, errno.EOPNOTSUPP)
+        extent = (offset // self._block_length, length // self._block_length)
+        return self._run(unique, Operation(Kind.UNMAP, extents=[extent]))
 
     def _zero_steps(self, unique: int, offset: int, length: int) -> Steps:
         for lba, blocks in self._split(offset, length):
@@ -382,20 +392,15 @@ class FuseDisk:
             return errno.EINVAL
         return errno.ENOSPC if offset + length > self._size else 0
 
-    def _split(self, offset: int, length: int) -> Generator[tuple[int, int], None, None]:
+    def _split(self, offset: int, length: int) -> Iterable[tuple[int, int]]:
         """(lba, blocks) of steps that the unit takes."""
+        unit, step = self._block_length, self._step
+        if length <= step:
+            return ((offset // unit, length // unit),)
         end = offset + length
-        while offset < end:
-            step = min(self._step, end - offset)
-            yield offset // self._block_length, step // self._block_length
-            offset += step
-
-
-def interrupted(message: memoryview) -> int | None:
-    """The request that an INTERRUPT message is about; None for any other message."""
-    if len(message) < HEADER_LENGTH + _OFFSET.size or _IN.unpack_from(message)[1] != Code.INTERRUPT:
-        return None
-    return int(_OFFSET.unpack_from(message, HEADER_LENGTH)[0])
+        return (
+            (start // unit, min(step, end - start) // unit) for start in range(offset, end, step)
+        )
 
 
 def unique_of(message: memoryview) -> int:

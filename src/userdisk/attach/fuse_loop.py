@@ -17,7 +17,7 @@ from typing import Final
 
 from userdisk.attach import loop, mounts
 from userdisk.attach.device import BlockDevice
-from userdisk.attach.fuse import FILE_NAME, FuseDisk
+from userdisk.attach.fuse import FILE_NAME
 from userdisk.attach.fuse_server import FuseServer
 from userdisk.attach.mounts import MountFlag, UnmountFlag
 from userdisk.errors import UsageError, UserdiskError
@@ -25,8 +25,8 @@ from userdisk.errors import UsageError, UserdiskError
 NAME: Final = "fuse_loop"
 
 _FUSE: Final = Path("/dev/fuse")
-_DETACH_SECONDS: Final = 10.0
-_UNMOUNT_SECONDS: Final = 5.0
+_DETACH_SECONDS: Final = 3.0
+_UNMOUNT_SECONDS: Final = 2.0
 
 
 def missing() -> list[str]:
@@ -69,8 +69,6 @@ class FuseLoop:
             self.device = loop.attach(
                 self._file, self._disk.block_length, read_only=self._disk.read_only
             )
-            if not self._disk.unmaps:
-                loop.disable_discard(self.device)
         except BaseException:
             self.close()
             raise
@@ -100,11 +98,12 @@ class FuseLoop:
 
     def _mount(self) -> None:
         self._descriptor = os.open(_FUSE, os.O_RDWR | os.O_CLOEXEC)
-        protocol = FuseDisk(self._disk, now=int(time.time()), released=self._released)
-        server = FuseServer(self._descriptor, self._disk, protocol, self._ended)
+        server = FuseServer(
+            self._descriptor, self._disk, released=self._released, ended=self._ended
+        )
         options = (
             f"fd={self._descriptor},rootmode=40000,user_id=0,group_id=0"
-            f",max_read={protocol.max_transfer}"
+            f",max_read={server.max_transfer}"
         )
         flags = MountFlag.NOSUID | MountFlag.NODEV | MountFlag.NOEXEC
         try:
@@ -124,8 +123,14 @@ class FuseLoop:
 
 
 def clean(folder: Path) -> list[str]:
-    """Remove what a killed process left on `folder`; returns what went wrong."""
+    """Remove what a killed process left on `folder`; returns what went wrong.
+
+    The process may still be about to end: it cannot while it waits for its own device, so all that
+    waits for the device gets errors first.
+    """
     problems = []
+    with contextlib.suppress(OSError):  # busy, but that ends the connection
+        mounts.unmount(folder, UnmountFlag.FORCE)
     for device in devices(folder):
         problems += free_device(device)
     return problems + unmount_folder(folder)

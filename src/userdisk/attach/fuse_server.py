@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 
 from userdisk.attach import fuse
@@ -14,8 +15,10 @@ from userdisk.operation import Operation
 
 log = logging.getLogger("userdisk")
 
-#: Long writes that may be with the unit at a time, each with a buffer of its own.
-_MAX_BUFFERS = 32
+#: Long writes that may be with the unit at a time, each with a buffer of its own; and how many
+#: buffers are kept for later.
+_MAX_LENT = 32
+_MAX_SPARE = 4
 
 # The request was taken back before it was read, or while it was answered.
 _GONE = frozenset({errno.ENOENT, errno.EINTR, errno.EAGAIN})
@@ -27,7 +30,7 @@ class FuseServer:
     Args:
         descriptor: an open /dev/fuse, mounted or about to be; the caller closes it at the end.
         device: the disk.
-        disk: the protocol's state.
+        released: called on the thread when the last open file has been closed.
         ended: called on the thread when the mount has gone.
     """
 
@@ -35,15 +38,19 @@ class FuseServer:
         self,
         descriptor: int,
         device: BlockDevice,
-        disk: fuse.FuseDisk,
+        *,
+        released: Callable[[], None] = lambda: None,
         ended: Callable[[], None] = lambda: None,
     ) -> None:
         self._descriptor = descriptor
         self._device = device
-        self._disk = disk
         self._ended = ended
-        self._spare = [bytearray(fuse.BUFFER_LENGTH)]
-        self._made = 1
+        self._disk = fuse.FuseDisk(
+            device, now=int(time.time()), released=released, interrupt=self._interrupt
+        )
+        self.max_transfer = self._disk.max_transfer  #: bytes, for the mount option max_read
+        self._spare: list[bytearray] = []
+        self._lent = 0
         self._returned = threading.Condition()
         self._waiting: dict[int, Operation] = {}  # request -> its operation, for INTERRUPT
         self._thread = threading.Thread(target=self._serve, name="fuse", daemon=True)
@@ -58,40 +65,28 @@ class FuseServer:
         return not self._thread.is_alive()
 
     def _serve(self) -> None:
+        buffer = bytearray(fuse.BUFFER_LENGTH)
         try:
-            while self._serve_one():
-                pass
+            while True:
+                try:
+                    length = os.readv(self._descriptor, [buffer])
+                except OSError as error:
+                    if error.errno in _GONE:
+                        continue
+                    if error.errno == errno.ENODEV:  # unmounted
+                        return
+                    raise
+                if length == 0:
+                    return
+                if self._keeps(memoryview(buffer)[:length], buffer):
+                    buffer = self._another_buffer()
         except Exception:
             log.exception("serving /dev/fuse failed")
         finally:
             self._ended()
 
-    def _serve_one(self) -> bool:
-        buffer = self._take_buffer()
-        kept = False
-        try:
-            length = os.readv(self._descriptor, [buffer])
-            message = memoryview(buffer)[:length]
-            kept = self._handle(message, buffer)
-        except OSError as error:
-            if error.errno in _GONE:
-                return True
-            if error.errno == errno.ENODEV:  # unmounted
-                return False
-            raise
-        finally:
-            if not kept:
-                self._return_buffer(buffer)
-        return length > 0
-
-    def _handle(self, message: memoryview, buffer: bytearray) -> bool:
-        """Whether the unit still refers to the buffer."""
-        target = fuse.interrupted(message)
-        if target is not None:
-            operation = self._waiting.get(target)
-            if operation is not None:
-                self._device.cancel(operation)
-            return False
+    def _keeps(self, message: memoryview, buffer: bytearray) -> bool:
+        """Handle a message; whether the unit has the buffer now."""
         try:
             answer = self._disk.receive(message)
         except fuse.Malformed as error:
@@ -104,10 +99,13 @@ class FuseServer:
         if isinstance(answer, list):
             self._send(answer)
             return False
-        keeps = len(message) > fuse.COPIED
-        return (
-            not self._advance(fuse.unique_of(message), answer, buffer if keeps else None) and keeps
-        )
+        lent = buffer if len(message) > fuse.COPIED else None
+        return not self._advance(fuse.unique_of(message), answer, lent) and lent is not None
+
+    def _interrupt(self, unique: int) -> None:
+        operation = self._waiting.get(unique)
+        if operation is not None:
+            self._device.cancel(operation)
 
     def _advance(self, unique: int, steps: fuse.Steps, buffer: bytearray | None) -> bool:
         """Run the steps as far as they go on this thread; True if to the reply.
@@ -142,15 +140,16 @@ class FuseServer:
             if error.errno not in _GONE and error.errno != errno.ENODEV:
                 log.error("replying to /dev/fuse failed: %s", error.strerror)
 
-    def _take_buffer(self) -> bytearray:
+    def _another_buffer(self) -> bytearray:
+        """In place of one that was lent to the unit; waits while too many are."""
         with self._returned:
-            if not self._spare and self._made < _MAX_BUFFERS:
-                self._made += 1
-                return bytearray(fuse.BUFFER_LENGTH)
-            self._returned.wait_for(lambda: self._spare)
-            return self._spare.pop()
+            self._lent += 1
+            self._returned.wait_for(lambda: self._lent < _MAX_LENT)
+            return self._spare.pop() if self._spare else bytearray(fuse.BUFFER_LENGTH)
 
     def _return_buffer(self, buffer: bytearray) -> None:
         with self._returned:
-            self._spare.append(buffer)
+            self._lent -= 1
+            if len(self._spare) < _MAX_SPARE:
+                self._spare.append(buffer)
             self._returned.notify()

@@ -96,15 +96,15 @@ def _read_report(reports: BinaryIO, deadline: float) -> dict[str, Any] | None:
 def _stop(process: subprocess.Popen[bytes]) -> None:
     """End the process and undo what it had done."""
     process.terminate()
-    try:
+    with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_STOP_SECONDS)
-    except subprocess.TimeoutExpired:
+    if process.returncode is None:
         process.send_signal(signal.SIGKILL)
-        process.wait()
     for folder in state.folders():
         record = folder.read()
         if record is not None and record.pid == process.pid:
             eject.clean(folder, record)
+    process.wait()
 
 
 def main(task: Task) -> int:

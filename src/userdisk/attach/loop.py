@@ -134,11 +134,6 @@ def detach(device: Path, timeout: float) -> bool:
     return True
 
 
-def disable_discard(device: Path) -> None:
-    """Do not send discards; for a disk that could only answer them by writing zeros."""
-    (_sys_folder(device) / "queue/discard_max_bytes").write_text("0")
-
-
 def in_use(device: Path, timeout: float) -> bool:
     """Whether a file system, swap or device mapper still holds the disk or a partition of it.
 

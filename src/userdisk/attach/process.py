@@ -18,6 +18,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import FrameType
 
 from userdisk import attach, errors
@@ -73,6 +74,7 @@ def hold(task: Task, ready: Callable[[Folder, Record], None]) -> list[str]:
             size=disk.size,
             block_length=disk.block_length,
             read_only=disk.read_only,
+            discards=disk.unmaps and not disk.read_only,
         )
         folder.write(record)
         ready(folder, record)
@@ -85,7 +87,7 @@ def hold(task: Task, ready: Callable[[Folder, Record], None]) -> list[str]:
     if not task.foreground:
         os.chdir("/")
     stop.wait()
-    problems = _release(attachment) + attachment.close() + _close(disk)
+    problems = _release(way.devices(folder.mount)) + attachment.close() + _close(disk)
     for problem in problems:
         log.error("%s: %s", task.unit, problem)
     if problems:
@@ -113,14 +115,12 @@ def _open_gate(task: Task, stop: _Stop) -> Gate:
     return gate
 
 
-def _release(attachment: attach.Attachment) -> list[str]:
-    if attachment.device is None or not attachment.device.exists():
-        return []
+def _release(devices: list[Path]) -> list[str]:
     try:
-        problems = release.release([attachment.device], force=True)
+        problems = release.release(devices, force=True)
     except (UserdiskError, OSError) as error:
         problems = [str(error)]
-    return problems + release.write_back(attachment.device)
+    return problems + [problem for device in devices for problem in release.write_back(device)]
 
 
 def _close(disk: GateDevice) -> list[str]:

@@ -38,7 +38,7 @@ def release(devices: Sequence[Path], *, force: bool) -> list[str]:
         mounts.unmount(mount.folder, UnmountFlag.DETACH)
         problems.append(line)
     for device in devices:
-        if loop.in_use(device, _HOLDER_SECONDS):
+        if loop.in_use(device, 0 if problems else _HOLDER_SECONDS):
             line = f"{device} is in use{_held_by(device)}"
             if not force:
                 raise UserdiskError(f"{line}; release it, or use --force")

@@ -40,6 +40,7 @@ class Record:
     size: int = 0
     block_length: int = 0
     read_only: bool = False
+    discards: bool = False  #: discards reach the unit
     mountpoint: str = ""  #: where `mount` was told to mount it
     failed: str = ""  #: why the last flush or close failed; the process has ended then
 

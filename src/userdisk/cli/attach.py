@@ -72,11 +72,11 @@ def _mount(
     filesystem.check_tools(format_)
     attached = _launch(unit, options, str(place), timeout)
     try:
-        kind = _mount_device(attached, place, format_, force, partition, mount_options)
+        kind, node = _mount_device(attached, place, format_, force, partition, mount_options)
     except BaseException:
         _undo(attached)
         raise
-    click.echo(f"{unit} is mounted on {place} ({kind} on {attached.device})")
+    click.echo(f"{unit} is mounted on {place} ({kind} on {node})")
     click.echo(f"take it away with\n  userdisk eject {place}", err=True)
 
 
@@ -87,7 +87,7 @@ def _mount_device(
     force: bool,
     partition: int | None,
     mount_options: str | None,
-) -> str:
+) -> tuple[str, Path]:
     node = filesystem.choose_partition(attached.device, partition)
     if format_ is not None:
         if attached.record.read_only:
@@ -100,7 +100,11 @@ def _mount_device(
             )
         filesystem.make(format_, node)
     options = [option for option in (mount_options or "").split(",") if option]
-    return filesystem.mount(node, place, options=options, read_only=attached.record.read_only)
+    record = attached.record
+    kind = filesystem.mount(
+        node, place, options=options, read_only=record.read_only, discards=record.discards
+    )
+    return kind, node
 
 
 def _undo(attached: Attached) -> None:
@@ -115,7 +119,7 @@ def _undo(attached: Attached) -> None:
 
 
 def _eject(target: str, force: bool, timeout: float) -> None:
-    if os.geteuid() != 0:
+    if hasattr(os, "geteuid") and os.geteuid() != 0:
         raise UserdiskError("eject needs root (try sudo)")
     entry = ejecting.find(target)
     for remark in ejecting.eject(entry, force=force, timeout=timeout):
@@ -124,6 +128,8 @@ def _eject(target: str, force: bool, timeout: float) -> None:
 
 
 def _list(as_json: bool) -> None:
+    if hasattr(os, "geteuid") and os.geteuid() != 0:
+        raise UserdiskError("list needs root (try sudo)")
     entries = ejecting.entries()
     if as_json:
         records = [
@@ -178,7 +184,13 @@ def _launch(unit: str, options: dict[str, Any], mountpoint: str, timeout: float)
         "mountpoint": mountpoint,
     }
     sys.stdout.flush()
-    return launch("userdisk.cli.attaching", unit, request, timeout)
+    attached = launch("userdisk.cli.attaching", unit, request, timeout)
+    try:
+        filesystem.add_partitions(attached.device)
+    except BaseException:
+        _undo(attached)
+        raise
+    return attached
 
 
 def _description(record: Record) -> str:
