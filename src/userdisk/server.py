@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
-from userdisk.errors import UsageError
+from userdisk.errors import UsageError, UserdiskError, is_bug
 from userdisk.gate import Gate
 from userdisk.iscsi import digest
 from userdisk.iscsi.budget import PROCESS_LIMIT, Budget, Buffers
@@ -80,12 +80,12 @@ class Server:
     def start(self) -> list[tuple[str, int]]:
         """Open the units and listen; returns the bound addresses.
 
-        Raises UsageError for an address that cannot be had, and what a unit's `open` raises; the
-        server is then stopped again.
+        Raises UsageError for an address that cannot be had, and UserdiskError for a unit that
+        cannot be opened; the server is then stopped again.
         """
         try:
             for gate in self._gates:
-                gate.open()
+                _open(gate)
                 self._opened.append(gate)
             for host, port in self._listen:
                 self._bound.append(self._portals.listen(host, port))
@@ -155,6 +155,18 @@ class Server:
     def _find(self, name: str) -> Found | None:
         target = self._targets.get(name.lower())
         return None if target is None else Found(target.name.lower(), target.alias)
+
+
+def _open(gate: Gate) -> None:
+    try:
+        gate.open()
+    except UserdiskError:
+        raise
+    except Exception as error:
+        if is_bug(error):
+            log.error("unit %s: open failed", gate.name, exc_info=error)
+        why = str(error) or type(error).__name__
+        raise UserdiskError(f"unit {gate.name}: cannot be opened: {why}") from error
 
 
 def _report(error: Exception) -> None:

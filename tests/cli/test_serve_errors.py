@@ -136,3 +136,26 @@ def test_a_refused_start_leaves_nothing_behind(tmp_path: Path) -> None:
         assert done.returncode == 2
     with serving("disk.img", "--size", "1M", folder=tmp_path) as server:  # not locked
         assert server.stop()[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("failure", "says"),
+    [
+        ("OSError(13, 'Permission denied')", "Permission denied"),
+        ("MediumError('the tape is torn')", "the tape is torn"),
+        ("UserdiskError('bucket: no such bucket')", "no such bucket"),
+    ],
+)
+def test_a_unit_that_cannot_be_opened(tmp_path: Path, failure: str, says: str) -> None:
+    (tmp_path / "disk.py").write_text(
+        "from userdisk import MediumError, StorageUnit, UserdiskError\n"
+        "class Disk(StorageUnit):\n"
+        "    block_count = 2048\n"
+        "    def read(self, lba, blocks, fua): return bytes(blocks * 512)\n"
+        "    def write(self, lba, data, fua): pass\n"
+        f"    def open(self): raise {failure}\n"
+    )
+    done = run("disk.py:Disk", "--listen", "127.0.0.1:0", folder=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("userdisk: ") and done.stderr.count("\n") == 1
+    assert says in done.stderr
