@@ -24,6 +24,7 @@
 # (nothing gets installed). The cache (RUN_GUEST_CACHE, default ~/.cache/run-guest) has to be on
 # the root file system, and so has the caller's directory unless a -w DIR holds it.
 set -eu
+PATH=$PATH:/usr/sbin:/sbin
 
 cache=$(realpath -m "${RUN_GUEST_CACHE:-${HOME:-/root}/.cache/run-guest}")
 kernel=${RUN_GUEST_KERNEL:-linux-image-6.12-cloud-amd64}    # a Debian meta package
@@ -33,21 +34,22 @@ die() { echo "run-guest: $*" >&2; exit 125; }
 
 # --- once: fill the cache with the kernel, its modules and an initramfs -----------------------
 
-prepare() {
-    local new=$cache/new package version i
-    rm -rf "$new"; mkdir -p "$new/initramfs"/{bin,dev,proc,sys,host,ram,root}
-    for i in qemu-system-x86_64 /usr/lib/qemu/virtiofsd busybox modprobe xz ip; do
-        command -v "$i" > /dev/null || die "$i is not installed (see the top of $0)"
-    done
+# download DIR: the kernel's package, of which the meta package knows the name
+download() {
+    local package
     package=$(apt-cache depends "$kernel" | awk '/Depends: linux-image-/ {print $2; exit}')
-    if [ -z "$package" ]; then
+    [ -n "$package" ] && (cd "$1" && apt-get -qq -o APT::Sandbox::User=root download "$package" >&2)
+}
+
+prepare() {
+    local new=$cache/new package version
+    rm -rf "$new"; mkdir -p "$new/initramfs"/{bin,dev,proc,sys,host,ram,root}
+    if ! download "$new"; then      # the lists may be old, or missing
         apt-get -qq update >&2 || true
-        package=$(apt-cache depends "$kernel" | awk '/Depends: linux-image-/ {print $2; exit}')
+        download "$new" || die "apt cannot download $kernel"
     fi
-    [ -n "$package" ] || die "apt knows no package $kernel"
+    package=$(basename "$new"/*.deb); package=${package%%_*}
     version=${package#linux-image-}
-    (cd "$new" && apt-get -qq -o APT::Sandbox::User=root download "$package" >&2) ||
-        die "apt cannot download $package"
     dpkg-deb -x "$new/$package"_*.deb "$new"
     rm -r "$new/$package"_*.deb "$new/usr"
     find "$new/lib" -name '*.ko.xz' -print0 | xargs -0 -r -n 200 xz -d # slow in the guest
@@ -94,7 +96,7 @@ guest() {
     ln -s /proc/self/fd /dev/fd
     for i in 0:stdin 1:stdout 2:stderr; do ln -s "fd/${i%:*}" "/dev/${i#*:}"; done
     modprobe -a virtio_net $modules
-    sysctl -q net.core.rmem_max=16777216 # for iscsid's node.conn[0].tcp.window_size, see the notes
+    echo 16777216 > /proc/sys/net/core/rmem_max # for iscsid's node.conn[0].tcp.window_size
     ip link set lo up
     ip link set eth0 up
     ip address add 10.0.2.15/24 dev eth0
@@ -134,6 +136,10 @@ cleanup() {
 }
 
 fill_cache() {
+    local i
+    for i in qemu-system-x86_64 /usr/lib/qemu/virtiofsd busybox depmod xz ip; do
+        command -v "$i" > /dev/null || die "$i is not installed (see the top of $0)"
+    done
     mkdir -p "$cache"
     (flock 9; [ -e "$cache/vmlinuz" ] || prepare) 9> "$cache/lock"
 }

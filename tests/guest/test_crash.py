@@ -21,8 +21,12 @@ import pytest
 from tests.guest.crash_model import BLOCK, BLOCKS, Promise, Step
 from tests.guest.initiator import LinuxInitiator
 from tests.guest.logwrites import Flag, Replay, read_log
+from tests.kit.requires import requires
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [
+    pytest.mark.timeout(300),
+    requires("iscsid", "iscsiadm", "dmsetup", "losetup", "mkfs.ext4", "e2fsck", "debugfs"),
+]
 
 NAME = "iqn.2026-11.test:crash"
 PORTAL = "127.0.0.1:3260"
@@ -33,7 +37,7 @@ REPOSITORY = Path(__file__).parents[2]
 UNITS = Path(__file__).with_name("units.py")
 
 #: Only what is flushed reaches a medium: the kernel writes nothing back on its own.
-_QUIET = "sysctl -q vm.dirty_writeback_centisecs=0"
+_QUIET = "echo 0 > /proc/sys/vm/dirty_writeback_centisecs"
 
 _SET_UP = f"""set -e
 export DM_DISABLE_UDEV=1

@@ -13,8 +13,12 @@ import pytest
 from tests.guest.initiator import LinuxInitiator
 from tests.guest.server import ServeProcess, write_private
 from tests.guest.session import HOST, Guest, GuestError
+from tests.kit.requires import requires
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [
+    pytest.mark.timeout(240),
+    requires("iscsid", "iscsiadm", "fio", "mkfs.ext4", "e2fsck", "blkdiscard"),
+]
 
 NAME = "iqn.2026-11.test:guest-disk"
 SIZE = 128 << 20
