@@ -74,7 +74,7 @@ def environment_of(
         sessions=Sessions(threading.Lock()),
         login=login,
         addresses=lambda reached: [f"{reached[0]}:{reached[1]},1"],
-            max_segment=262144,
+        max_segment=262144,
         budget=Budget(PROCESS_LIMIT, threading.Lock()),
         buffers=Buffers(threading.Lock()),
         report=report or _raise,
