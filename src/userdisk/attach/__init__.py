@@ -1,9 +1,12 @@
 """Making a unit a block device of this machine, and the choice between the ways to do it.
 
-device      what an attached disk asks of the unit          fuse, fuse_server   the FUSE side
-loop        loop devices      mounts    mount tables         fuse_loop          the two together
-process     the attaching process                            launch             starting it
-state       what is attached  eject     taking it away       filesystem         mkfs and mount
+device         what an attached disk asks of the unit: the seam between the two sides
+fuse           the FUSE protocol, pure            fuse_server   its thread
+loop           loop devices                       fuse_loop     a way to attach: both together
+block, mounts  what the kernel says               release       unmounting what is on a device
+state          what is attached                   process       the attaching process
+launch         starting that process              eject         finding, and taking away
+filesystem     mkfs and mount
 """
 
 from __future__ import annotations

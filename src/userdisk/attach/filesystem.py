@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from userdisk.attach import loop
+from userdisk.attach import block
 from userdisk.errors import UsageError, UserdiskError
 
 _SBIN: Final = "/usr/local/sbin:/usr/sbin:/sbin"  # not on the PATH of every root shell
@@ -54,7 +54,7 @@ def check_tools(kind: str | None) -> None:
 
 def add_partitions(device: Path) -> None:
     """Show the partitions of the disk where the kernel cannot read partition tables itself."""
-    if loop.partitions(device) or _find("blkid") is None or _find("partx") is None:
+    if block.partitions(device) or _find("blkid") is None or _find("partx") is None:
         return
     if "partition table" in content(device):
         _run(["partx", "--add", str(device)])
@@ -66,7 +66,7 @@ def choose_partition(device: Path, number: int | None) -> Path:
     `number` 0 is the whole disk; None the disk, or its partition if there is exactly one.
     Raises `UsageError`.
     """
-    partitions = loop.partitions(device)
+    partitions = block.partitions(device)
     if number == 0 or (number is None and not partitions):
         return device
     if number is None and len(partitions) == 1:

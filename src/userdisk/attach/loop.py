@@ -105,13 +105,6 @@ def backing_file(device: Path) -> str | None:
         return None
 
 
-def partitions(device: Path) -> list[Path]:
-    """The nodes of the partitions, in the order of their numbers."""
-    folders = _sys_folder(device).glob(f"{device.name}p*")
-    numbers = sorted(int(folder.name[len(device.name) + 1 :]) for folder in folders)
-    return [Path(f"{device}p{number}") for number in numbers]
-
-
 def detach(device: Path, timeout: float) -> bool:
     """Free a loop device; False if somebody still has it open after `timeout` seconds.
 
@@ -132,25 +125,6 @@ def detach(device: Path, timeout: float) -> bool:
             return False
         time.sleep(0.01)
     return True
-
-
-def in_use(device: Path, timeout: float) -> bool:
-    """Whether a file system, swap or device mapper still holds the disk or a partition of it.
-
-    Waits up to `timeout` seconds for holders to go.
-    """
-    deadline = time.monotonic() + timeout
-    while True:
-        try:
-            os.close(os.open(device, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))
-        except OSError as error:
-            if error.errno != errno.EBUSY:
-                return False
-        else:
-            return False
-        if time.monotonic() > deadline:
-            return True
-        time.sleep(0.05)
 
 
 def _all() -> Iterator[tuple[Path, str]]:

@@ -54,6 +54,7 @@ def hold(task: Task, ready: Callable[[Folder, Record], None]) -> list[str]:
     """
     way = attach.choose()
     stop = _Stop()
+    _become_io_flusher()
     record = state.own_record(task.unit, way.NAME, task.mountpoint)
     folder = state.create(task.name, record)
     try:
@@ -66,7 +67,6 @@ def hold(task: Task, ready: Callable[[Folder, Record], None]) -> list[str]:
     disk = GateDevice(gate)
     attachment = way.attachment(disk, folder.mount, stop.set)
     try:
-        _become_io_flusher()
         device = attachment.open()
         record = replace(
             record,
@@ -134,7 +134,10 @@ def _close(disk: GateDevice) -> list[str]:
 
 
 def _become_io_flusher() -> None:
-    """Memory for this process must not wait for a write that only this process can do."""
+    """Memory for this process must not wait for a write that only this process can do.
+
+    Holds for this thread and those that it starts.
+    """
     with contextlib.suppress(AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_IO_FLUSHER, 1, 0, 0, 0)  # refused without CAP_SYS_RESOURCE
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from userdisk.attach import loop, mounts
+from userdisk.attach import block, mounts
 from userdisk.attach.mounts import UnmountFlag
 from userdisk.errors import UserdiskError
 
@@ -18,7 +18,7 @@ _HOLDER_SECONDS = 3.0
 
 def with_partitions(device: Path) -> list[Path]:
     """The device and the nodes of its partitions."""
-    return [device, *loop.partitions(device)]
+    return [device, *block.partitions(device)]
 
 
 def release(devices: Sequence[Path], *, force: bool) -> list[str]:
@@ -38,7 +38,7 @@ def release(devices: Sequence[Path], *, force: bool) -> list[str]:
         mounts.unmount(mount.folder, UnmountFlag.DETACH)
         problems.append(line)
     for device in devices:
-        if loop.in_use(device, 0 if problems else _HOLDER_SECONDS):
+        if block.in_use(device, 0 if problems else _HOLDER_SECONDS):
             line = f"{device} is in use{_held_by(device)}"
             if not force:
                 raise UserdiskError(f"{line}; release it, or use --force")
