@@ -12,6 +12,7 @@ import os
 import select
 import socket
 import struct
+import threading
 from collections.abc import Sequence
 
 from userdisk.unit import Buffer
@@ -73,9 +74,11 @@ def _send_some(sock: socket.socket, buffers: Sequence[Buffer]) -> int:
 def _after(buffers: Sequence[Buffer], sent: int) -> list[Buffer]:
     """What is left of the buffers when the first `sent` bytes are gone."""
     for index, buffer in enumerate(buffers):
-        length = memoryview(buffer).nbytes
+        view = memoryview(buffer)
+        length = view.nbytes
         if sent < length:
-            return [memoryview(buffer).cast("B")[sent:], *buffers[index + 1 :]]
+            plain = view.format == "B" and view.ndim == 1
+            return [(view if plain else memoryview(bytes(view)))[sent:], *buffers[index + 1 :]]
         sent -= length
     return []
 
@@ -84,6 +87,8 @@ class Waker:
     """Lets any thread wake the one that waits for a socket in `wait`."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._closed = False
         if _EVENTFD:
             self._read = self._write = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         else:
@@ -93,8 +98,10 @@ class Waker:
             self._read, self._write = (end.fileno() for end in self._pair)
 
     def wake(self) -> None:
-        """End the current or the next `wait`. Never blocks."""
-        with contextlib.suppress(BlockingIOError, OSError):  # full, or closed: nobody waits
+        """End the current or the next `wait`. Never blocks; does nothing after `close`."""
+        with self._lock, contextlib.suppress(OSError):  # full: it is awake already
+            if self._closed:  # the descriptor may be another file by now
+                return
             if _EVENTFD:
                 os.eventfd_write(self._write, 1)
             else:
@@ -126,9 +133,13 @@ class Waker:
         return sock is not None and sock.fileno() in ready
 
     def close(self) -> None:
-        """Free the descriptors."""
-        if _EVENTFD:
-            os.close(self._read)
-        else:
-            for end in self._pair:
-                end.close()
+        """Free the descriptors; `wake` may still be called."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            if _EVENTFD:
+                os.close(self._read)
+            else:
+                for end in self._pair:
+                    end.close()
