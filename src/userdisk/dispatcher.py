@@ -163,7 +163,7 @@ class Dispatcher:
             return
         try:
             self._unit.batch(operations)
-        except Exception as error:
+        except BaseException as error:
             _fail(operations, error)
 
     # -- async methods -------------------------------------------------------------------------
@@ -205,7 +205,7 @@ class Dispatcher:
                 result = self._unit.batch(operations)
                 if inspect.isawaitable(result):
                     await result
-            except Exception as error:
+            except BaseException as error:
                 _fail(operations, error)
         else:
             await operations[0].perform_async(self._unit)
@@ -225,7 +225,7 @@ def _finish(operation: Operation) -> None:
     operation.done(operation)
 
 
-def _fail(operations: Sequence[Operation], error: Exception) -> None:
+def _fail(operations: Sequence[Operation], error: BaseException) -> None:
     """A batch that raised: whatever it had not finished has failed."""
     for operation in operations:
         if operation.error is None:

@@ -64,7 +64,11 @@ class Gate:
 
     def open(self) -> None:
         """Open the unit. Blocks. Raises what the unit raises."""
-        self._dispatcher.call(self.unit.open)
+        try:
+            self._dispatcher.call(self.unit.open)
+        except BaseException:
+            self._dispatcher.stop()
+            raise
         self._opened = True
 
     def close(self) -> None:
@@ -109,7 +113,9 @@ class Gate:
         """
         try:
             operation.result = operation.call(self.unit)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # sys.exit() in a unit is a bug like any other
             operation.error = error
 
     # -- everything else -----------------------------------------------------------------------
@@ -136,11 +142,20 @@ class Gate:
 
     def checked_read(self, data: Buffer, length: int) -> Buffer:
         """`data`, if it is what a read of `length` bytes must return; else raises HardwareError."""
-        view = memoryview(data)
+        try:
+            view = memoryview(data)
+        except (TypeError, ValueError, BufferError):
+            raise self._wrong_read(type(data).__name__, length) from None
         if view.nbytes != length:
-            raise errors.HardwareError(
-                f"unit {self.name}: read returned {view.nbytes} bytes instead of {length}"
-            )
+            raise self._wrong_read(f"{view.nbytes} bytes", length)
         if view.contiguous and view.format == "B" and view.ndim == 1:
             return data
-        return view.cast("B") if view.c_contiguous else view.tobytes()
+        try:
+            return view.cast("B")
+        except TypeError:  # not contiguous, or of a format that cannot be cast
+            return view.tobytes()
+
+    def _wrong_read(self, what: str, length: int) -> errors.HardwareError:
+        message = f"unit {self.name}: read returned {what} instead of {length} bytes"
+        log.error(message)  # a bug in the unit, though nothing was raised
+        return errors.HardwareError(message)

@@ -60,7 +60,9 @@ class Operation:
         """Run the operation and keep its result or exception; for plain (not async) units."""
         try:
             self._keep(unit, self.call(unit))
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # sys.exit() in a unit does not end the thread of all
             self.error = error
 
     async def perform_async(self, unit: StorageUnit) -> None:
@@ -68,13 +70,13 @@ class Operation:
         try:
             result = self.call(unit)
             self._keep(unit, await result if inspect.isawaitable(result) else result)
-        except Exception as error:
+        except BaseException as error:  # CancelledError, too
             self.error = error
 
     def _keep(self, unit: StorageUnit, result: Any) -> None:
         """What a live read shows may change before it is sent: copy it while the gate is held."""
         live = unit.live_reads and self.kind is Kind.READ
-        self.result = bytes(result) if live else result
+        self.result = bytes(memoryview(result)) if live else result
 
 
 def _write(unit: StorageUnit, operation: Operation) -> Any:

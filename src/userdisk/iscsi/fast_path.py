@@ -23,13 +23,14 @@ if TYPE_CHECKING:
     from userdisk.target.logical_unit import LogicalUnit
 
 #: opcode and flags, lengths, lun, itt, expected length, cmd_sn, CDB bytes 0-1, then of a
-#: 10-byte CDB: lba, and group number, blocks and control as one number
-_COMMAND = struct.Struct(">H2xIQIII4xHII6x").unpack_from
+#: 10-byte CDB: lba, and group number, blocks and control as one number. The lun stays bytes: a
+#: 64-bit number costs three times as much to decode.
+_COMMAND = struct.Struct(">H2xI8sIII4xHII6x").unpack_from
 #: of a 16-byte CDB, from byte 2 on: lba, blocks, group number and control
 _CDB_16 = struct.Struct(">QIH").unpack_from
 #: the first 16 bytes, itt, the four bytes that follow, stat_sn, exp_cmd_sn, max_cmd_sn
 _RESPONSE = struct.Struct(">16sI4sIII12x").pack
-_DATA_IN_START = struct.Struct(">IIQ").pack
+_DATA_IN_START = struct.Struct(">II8s").pack
 
 _READ_COMMAND = 0x01C1  # SCSI Command; final, read, SIMPLE
 _WRITE_COMMAND = 0x01A1  # SCSI Command; final, write, SIMPLE
@@ -49,35 +50,32 @@ def run(connection: Connection) -> None:
     incoming, out = connection.incoming, connection.out
     buffer, view = incoming.buffer, incoming.view
     pos, end = incoming.start, incoming.end
-    paths = connection.paths
+    last = end - 48
     exp_cmd_sn, stat_sn = out.exp_cmd_sn, out.stat_sn
     window = out.window
     if exp_cmd_sn > _NUMBERS_END or stat_sn > _NUMBERS_END or window < 0:
         return
-    append = out.buffers.append
-    room = OUTPUT_BUFFERS - len(out.buffers)
+    stat_sn_end = room_end = stat_sn + (OUTPUT_BUFFERS - len(out.buffers)) // 2
     size = out.size
-    reads = writes = written = 0
-    before = size
-    current = -1  # the lun that the names below are about
+    append = out.buffers.append
+    viewed = out.live  # the output has views of live memory
+    current = b""  # the lun that the names below are about
     lu: LogicalUnit
-    length = start_length = -1
-    start = b""
-    kind = Kind.READ
-    itt = lba = 0
+    first_stat_sn, first_size = stat_sn, size  # for the counters, as are writes and written
+    writes = written = 0
+    start, start_length = b"", -1  # of a Data-In header, for this length and lun
 
-    while end - pos >= 48:
+    while pos <= last:
         flags, lengths, lun, itt, expected, cmd_sn, cdb, lba, blocks = _COMMAND(buffer, pos)
-        if cmd_sn != exp_cmd_sn or room <= 0 or size >= OUTPUT_BYTES:
+        if cmd_sn != exp_cmd_sn or stat_sn >= stat_sn_end:
             break
         if lun != current:
-            path = paths.get(lun)
+            path = connection.paths.get(int.from_bytes(lun, "big"))
             if path is None or not path.ready or not connection.enter(path.lu.gate):
                 break
-            if reads or writes:
-                _count(connection, lu, reads, size - before, writes, written)  # noqa: F821
-                reads = writes = written = 0
-                before = size
+            if current:
+                _count(connection, lu, stat_sn - first_stat_sn, size - first_size, writes, written)  # noqa: F821
+                first_stat_sn, first_size, writes, written = stat_sn, size, 0, 0
             current = lun
             lu = path.lu
             gate = lu.gate
@@ -86,7 +84,7 @@ def run(connection: Connection) -> None:
             block_length, block_count = lu.block_length, lu.block_count
             read_limit, write_limit = _limits(connection, lu)
             live = unit.live_reads
-            shared = live and (lu.shared or not gate.all_inline)
+            copied = live and (lu.shared or not gate.all_inline)
             start_length = -1
 
         if flags == _READ_COMMAND:
@@ -101,14 +99,15 @@ def run(connection: Connection) -> None:
             else:
                 break
             length = blocks * block_length
-            if (
-                length != expected
-                or lengths
-                or length > read_limit
-                or not length
-                or lba + blocks > block_count
-            ):
+            if length != expected or lengths or lba + blocks > block_count:
                 break
+            if length != start_length:
+                if not 0 < length <= read_limit:
+                    break
+                start = _DATA_IN_START(_DATA_IN_GOOD, length, lun)
+                start_length = length
+                # where the batch ends if all that follows is like this
+                stat_sn_end = min(room_end, stat_sn + (OUTPUT_BYTES - size) // length + 1)
             pos += 48
             exp_cmd_sn += 1
             try:
@@ -117,25 +116,18 @@ def run(connection: Connection) -> None:
                     if data.nbytes != length:
                         data = gate.checked_read(data, length)
                     if live:
-                        if shared:
+                        if copied:
                             data = bytes(data)
-                        else:
-                            out.live = True
+                        viewed = True
                 elif type(data) is not bytes or len(data) != length:
                     data = gate.checked_read(data, length)
             except Exception as error:
-                kind = Kind.READ
-                failure: Exception = error
+                kind, failure = Kind.READ, error
             else:
-                if length != start_length:
-                    start = _DATA_IN_START(_DATA_IN_GOOD, length, lun)
-                    start_length = length
                 append(_RESPONSE(start, itt, _NO_TTT, stat_sn, exp_cmd_sn, exp_cmd_sn + window))
                 append(data)
                 stat_sn += 1
                 size += length
-                reads += 1
-                room -= 2
                 continue
 
         elif flags == _WRITE_COMMAND:
@@ -150,25 +142,26 @@ def run(connection: Connection) -> None:
             else:
                 break
             length = blocks * block_length
+            data_start = pos + 48
+            data_end = data_start + length
             if (
                 length != expected
                 or length != lengths  # all of it immediate (a multiple of 512: no padding)
-                or length > write_limit
-                or not length
+                or not 0 < length <= write_limit
                 or lba + blocks > block_count
-                or end - pos < 48 + length
+                or data_end > end
             ):
                 break
-            if out.live:
+            if viewed:
                 out.settle()
+                viewed = False
+                append = out.buffers.append
             exp_cmd_sn += 1
-            pos += 48
+            pos = data_end
             try:
-                write(lba, view[pos : pos + length], False)
+                write(lba, view[data_start:data_end], False)
             except Exception as error:
-                kind = Kind.WRITE
-                failure = error
-                pos += length
+                kind, failure = Kind.WRITE, error
             else:
                 append(
                     _RESPONSE(
@@ -176,34 +169,35 @@ def run(connection: Connection) -> None:
                     )
                 )
                 stat_sn += 1
-                size += 48
                 writes += 1
                 written += length
-                pos += length
-                room -= 1
                 continue
         else:
             break
 
         # the unit raised: the general path builds the answer, and goes on after this command
+        _count(connection, lu, stat_sn - first_stat_sn, size - first_size, writes, written)
         out.exp_cmd_sn, out.stat_sn = exp_cmd_sn, stat_sn
-        connection.tasks.answer_failure(lu, kind, failure, (lun, itt, expected), (lba, blocks))
-        stat_sn = out.stat_sn
-        room -= 2
+        address = int.from_bytes(lun, "big"), itt, expected
+        connection.tasks.answer_failure(lu, kind, failure, address, (lba, blocks))
+        first_stat_sn = stat_sn = out.stat_sn
+        first_size, writes, written = size, 0, 0
 
+    if current:
+        _count(connection, lu, stat_sn - first_stat_sn, size - first_size, writes, written)
     out.exp_cmd_sn, out.stat_sn = exp_cmd_sn, stat_sn
-    if reads or writes:
-        _count(connection, lu, reads, size - before, writes, written)
     out.size = max(out.size, size)
+    out.live = viewed
     incoming.start = pos
 
 
 def _count(
-    connection: Connection, lu: LogicalUnit, reads: int, output: int, writes: int, written: int
+    connection: Connection, lu: LogicalUnit, commands: int, read: int, writes: int, written: int
 ) -> None:
+    """Count `commands` that went well: `writes` of them wrote; bytes read and written."""
     counters = connection.counters[lu]
-    counters.reads += reads
-    counters.read_bytes += output - 48 * writes  # a write's answer is a header
+    counters.reads += commands - writes
+    counters.read_bytes += read
     counters.writes += writes
     counters.written_bytes += written
 
