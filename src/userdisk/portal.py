@@ -10,6 +10,7 @@ stalls nobody else.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import socket
 import threading
@@ -46,6 +47,14 @@ class Owner:
         name = f"iscsi {peer.remote[0]}:{peer.remote[1]}"
         self.thread = threading.Thread(target=self._run, name=name, daemon=True)
 
+    def start(self) -> None:
+        """Start the owner's thread. Raises RuntimeError if there cannot be one more."""
+        try:
+            self.thread.start()
+        except RuntimeError:
+            self._waker.close()
+            raise
+
     def post(self, action: Callable[[], None]) -> None:
         """Have the owner's thread call `action`; from any thread, never blocks."""
         self._inbox.append(action)
@@ -55,11 +64,11 @@ class Owner:
         """Ask the initiator to log out within `seconds`, then end; from any thread."""
         self.post(lambda: self.connection.request_logout(seconds))
 
-    def abort(self) -> None:
+    def abort(self, reason: str) -> None:
         """End the connection at once; from any thread."""
+        self.post(lambda: self.connection.fail(reason))
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
-        self.post(lambda: self.connection.fail("the server stops"))
 
     # -- the owner's thread ----------------------------------------------------------------------
 
@@ -71,7 +80,7 @@ class Owner:
             self._serve()
         except OSError as error:
             reason = error.strerror or str(error)
-        except Exception:
+        except BaseException:  # whatever it was, the session ends and the server can stop
             reason = "an error in userdisk"
             log.exception("connection %s:%d failed", *self.peer.remote)
         connection.lost(reason)
@@ -89,9 +98,11 @@ class Owner:
         connection, sock, inbox = self.connection, self._sock, self._inbox
         rest: list[Buffer] = []
         stalled = 0.0
-        while connection.phase is not Phase.CLOSED:
+        while True:
             if inbox:
                 self._serve_inbox()
+                if connection.closed:
+                    return
             live = connection.out.live
             if not rest and connection.out.buffers:
                 rest = connection.take_output()
@@ -148,7 +159,8 @@ class Portals:
     Args:
         environment: what all connections share.
         max_connections: at the same time; more are closed at once.
-        max_logins: connections at the same time that have not logged in.
+        max_logins: connections at the same time that have not logged in; one more, and the oldest
+            of them is closed.
     """
 
     def __init__(
@@ -158,7 +170,7 @@ class Portals:
         self._max_connections = max_connections
         self._max_logins = max_logins
         self._listeners: list[tuple[socket.socket, threading.Thread]] = []
-        self._owners: set[Owner] = set()
+        self._owners: dict[Owner, None] = {}  # the oldest first
         self._changed = threading.Condition()
         self._stopping = False
         self._past = Tally()
@@ -186,7 +198,7 @@ class Portals:
             sock.listen(_BACKLOG)
         except OSError as error:
             sock.close()
-            hint = ": is another server running?" if error.errno == 98 else ""
+            hint = ": is another server running?" if error.errno == errno.EADDRINUSE else ""
             raise UsageError(f"cannot listen on {where}: {error.strerror}{hint}") from None
         thread = threading.Thread(
             target=self._accept, args=(sock,), name=f"portal {where}", daemon=True
@@ -211,21 +223,29 @@ class Portals:
                 sock.close()
                 continue
             with self._changed:
-                logins = sum(owner.connection.phase is Phase.LOGIN for owner in self._owners)
-                full = len(self._owners) >= self._max_connections or logins >= self._max_logins
-                if full or self._stopping:
+                logins = [each for each in self._owners if each.connection.phase is Phase.LOGIN]
+                if len(self._owners) >= self._max_connections or self._stopping:
                     self.refused += 1
                     sock.close()
                     continue
-                owner = Owner(self, sock, Peer(_address(local), _address(remote)))
-                self._owners.add(owner)
+                if len(logins) >= self._max_logins:  # those that never log in keep nobody out
+                    self.refused += 1
+                    logins[0].abort("too many connections that have not logged in")
+                try:
+                    owner = Owner(self, sock, Peer(_address(local), _address(remote)))
+                    owner.start()
+                except (OSError, RuntimeError) as error:  # no descriptor, or no thread
+                    log.error("cannot serve a connection: %s", error)
+                    self.refused += 1
+                    sock.close()
+                    continue
+                self._owners[owner] = None
                 self.accepted += 1
-            owner.thread.start()
 
     def ended(self, owner: Owner) -> None:
         """A connection is gone; called by its owner's thread."""
         with self._changed:
-            self._owners.discard(owner)
+            self._owners.pop(owner, None)
             self._past.add(owner.connection.counters)
             self._changed.notify_all()
 
@@ -257,7 +277,7 @@ class Portals:
             self._changed.wait_for(lambda: not self._owners, seconds)
             owners = list(self._owners)
         for owner in owners:
-            owner.abort()
+            owner.abort("the server stops")
         with self._changed:
             self._changed.wait_for(lambda: not self._owners)
 

@@ -55,7 +55,7 @@ class EnginePort:
         self.reports: list[Exception] = []
 
     def start(
-        self, nexus: Nexus, cdb: bytes, data_out: bytes = b"", lun: int = 0, expect: int = 0
+        self, nexus: Nexus, cdb: bytes, data_out: bytes = b"", lun: int = 0, expect: int = 1 << 30
     ) -> EngineTask:
         """Start a command; it may be PENDING."""
         task = EngineTask(self, nexus, data_out)

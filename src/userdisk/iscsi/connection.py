@@ -125,7 +125,7 @@ class Connection:
     @property
     def pending(self) -> bool:
         """Whether something may be posted soon: wait for the inbox too, not only for the peer."""
-        return bool(self.tasks.operating) or self._login is not None
+        return self.tasks.pending or self._login is not None
 
     def tick(self, now: float) -> None:
         """Check time limits; call it about once a second. `now` in seconds."""
@@ -155,9 +155,14 @@ class Connection:
         """The peer is gone: give up its tasks; `finished` says when all have left."""
         self.phase = Phase.CLOSED
         self.reason = self.reason or reason
-        self.environment.sessions.forget(self.drop)
+        self.session = self.environment.sessions.forget(self.drop)
         self.out.take()
         self.tasks.abandon()
+
+    @property
+    def closed(self) -> bool:
+        """Whether not even output is to be sent any more."""
+        return self.phase is Phase.CLOSED
 
     @property
     def finished(self) -> bool:
@@ -222,15 +227,24 @@ class Connection:
             self.more = False
 
     def drop(self) -> None:
-        """End the connection, because its session is to end; from any thread."""
-        self.post(lambda: self.fail("the session was ended by another"))
+        """End the connection, because its session is to end; from any thread.
+
+        At once: what is queued may be for a peer that does not read any more.
+        """
+        self.post(self._cut)
+
+    def _cut(self) -> None:
+        self.fail("the session was ended by another")
+        self.phase = Phase.CLOSED
 
     # -- PDUs --------------------------------------------------------------------------------------
 
     def _process(self) -> None:
         incoming, out = self.incoming, self.out
-        self.more = False
-        while self.phase in (Phase.LOGIN, Phase.FULL_FEATURE):
+        if self.more:
+            self.more = False
+            self.tasks.retry()
+        while self.phase is Phase.FULL_FEATURE or self.phase is Phase.LOGIN:
             if self._fast and not incoming.landing:
                 fast_path.run(self)
             if out.full:

@@ -33,17 +33,17 @@ def respond(
     completion: Completion,
     expected: int,
     reading: bool,
-    moved_out: int,
+    wanted: int | None,
 ) -> None:
     """Send how a command ended, its data before.
 
     Args:
         expected: bytes that the initiator announced to send or to take.
         reading: whether it takes any.
-        moved_out: bytes of data-out that the command asks for.
+        wanted: bytes that the command asks for; None: as many as its data has.
     """
     data = completion.data if reading else ()
-    moved = sum(map(len, completion.data)) if completion.data else moved_out
+    moved = sum(map(len, completion.data)) if wanted is None else wanted
     flag, count = residual(expected, moved)
     data_pdus = 0
     if data and expected:

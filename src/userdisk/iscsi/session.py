@@ -78,10 +78,22 @@ class Sessions:
         old.drop()
         return False
 
-    def forget(self, drop: Callable[[], None]) -> None:
-        """A connection that waits for `ready` is gone."""
+    def forget(self, drop: Callable[[], None]) -> Session | None:
+        """A connection is gone and waits for `ready` no more; the session that it has, if any.
+
+        It may have one without knowing: `ready` was just called.
+        """
         with self._lock:
-            self._waiting = {k: entry for k, entry in self._waiting.items() if entry[2] is not drop}
+            self._waiting = {k: entry for k, entry in self._waiting.items() if entry[2] != drop}
+            return next((each for each in self._open.values() if each.drop == drop), None)
+
+    def end_all(self, target: Target, but: Session) -> None:
+        """Have the sessions of a target end soon, all but one."""
+        with self._lock:
+            ending = [each for each in self._open.values() if each.target is target]
+        for session in ending:
+            if session is not but:
+                session.drop()
 
     def close(self, session: Session) -> None:
         """A session has ended and its last command has left; opens the one that waits for that."""

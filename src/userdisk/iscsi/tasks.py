@@ -25,12 +25,14 @@ from userdisk.target.command import Completion, Receive
 from userdisk.target.logical_unit import LogicalUnit
 from userdisk.target.nexus import Nexus
 from userdisk.target.task import PENDING, Task, outcome
+from userdisk.target.task_management import Function, Response
 
 if TYPE_CHECKING:
     from userdisk.iscsi.connection import Connection
     from userdisk.iscsi.incoming import Pdu
 
 _DISCARD_LIMIT = 1024  # commands of which late Data-Outs are still expected
+_FUNCTION_LIMIT = 32  # task management functions that are not answered yet
 _NO_FAILURE = (
     SenseKey.NO_SENSE,
     SenseKey.RECOVERED_ERROR,
@@ -68,6 +70,7 @@ class Tasks:
         self._unsolicited: deque[ScsiTask] = deque()  # wait for budget to ask for data
         self._discard: dict[int, None] = {}  # late Data-Outs of these are swallowed
         self.operating = 0  #: operations and functions under way elsewhere
+        self._functions = 0
         self._in_flight = 0  # bytes of the session's budget
         self._numbered = 0  # commands that use up the CmdSN window
         self._retrying = False
@@ -77,6 +80,11 @@ class Tasks:
     def count(self) -> int:
         """Commands that are not answered."""
         return len(self._by_itt)
+
+    @property
+    def pending(self) -> bool:
+        """Whether something goes on without the peer: elsewhere, or when there is budget again."""
+        return bool(self.operating or self._unsolicited)
 
     # -- from the wire ---------------------------------------------------------------------------
 
@@ -193,6 +201,7 @@ class Tasks:
             gate.run(operation)
             result = outcome(gate, operation)
             if operation.kind is Kind.READ and gate.unit.live_reads:
+                result = gate.checked_read(result, operation.blocks * path.lu.block_length)
                 if path.lu.shared or not gate.all_inline:
                     return bytes(result)
                 connection.out.live = True
@@ -224,6 +233,7 @@ class Tasks:
         task.wanted = request
         if not data.receiving:
             self._solicit(task)
+            data.own()  # what is here waits beyond the batch
         return PENDING
 
     def complete(self, task: ScsiTask, completion: Completion | None) -> None:
@@ -243,7 +253,6 @@ class Tasks:
         task.reserved = 0
         task.wanted = None
         if completion is not None and connection.open:
-            moved_out = completion.wanted or 0
             if _tells_of_failure(completion.sense):
                 connection.counters[self._unit(task.lun)].failures += 1
             data_in.respond(
@@ -253,7 +262,7 @@ class Tasks:
                 completion,
                 task.expected,
                 task.reading,
-                moved_out,
+                completion.wanted,
             )
         self.retry()
 
@@ -283,14 +292,19 @@ class Tasks:
             task = None
 
         def respond(response: int) -> None:
-            connection.post(lambda: self._managed(itt, response))
+            connection.post(lambda: self._managed(function, itt, response))
 
         self.operating += 1
-        task_management.manage(function, session.nexus, request.lun, task, respond)
+        self._functions += 1
+        if self._functions > _FUNCTION_LIMIT:
+            self._managed(function, itt, Response.REJECTED)
+        else:
+            task_management.manage(function, session.nexus, request.lun, task, respond)
 
-    def _managed(self, itt: int, response: int) -> None:
+    def _managed(self, function: int, itt: int, response: int) -> None:
         connection = self._connection
         self.operating -= 1
+        self._functions -= 1
         if connection.open:
             connection.out.send(
                 pdu.TASK_MANAGEMENT_RESPONSE.pack(
@@ -301,25 +315,32 @@ class Tasks:
                     *connection.out.numbers(),
                 )
             )
+        session = connection.session
+        if function == Function.TARGET_COLD_RESET and response == Response.COMPLETE and session:
+            connection.environment.sessions.end_all(session.target, but=session)
+            connection.fail("target cold reset")
 
     def abandon(self) -> None:
         """The connection is gone: give up every task."""
-        self._queue.clear()
         for task in list(self._by_itt.values()):
             task.aborted = True
             self._give_up(task)
 
     def _give_up(self, task: ScsiTask) -> None:
-        if task.itt not in self._by_itt:
+        if self._by_itt.get(task.itt) is not task:
             return
+        length = len(self._queue)
         self._queue = deque(entry for entry in self._queue if entry[0] is not task)
-        task.give_up()
+        if task.path is None and len(self._queue) < length:  # no unit has it among its tasks
+            self.complete(task, None)
+        else:
+            task.give_up()
 
     # -- budgets -----------------------------------------------------------------------------------
 
     def retry(self) -> None:
-        """Start and solicit what had to wait for budget."""
-        if self._retrying:  # a task that is started here may end here
+        """Start and solicit what had to wait for budget, or for output to be sent."""
+        if self._retrying or not self._connection.open:  # a task that is started here may end here
             return
         self._retrying = True
         try:
@@ -328,7 +349,11 @@ class Tasks:
             self._retrying = False
 
     def _retry(self) -> None:
+        connection = self._connection
         while self._queue:
+            if connection.out.full:
+                connection.more = True
+                break
             task, cdb, amount = self._queue[0]
             if self._in_flight and self._in_flight + amount > SESSION_LIMIT:
                 break
@@ -362,7 +387,7 @@ class Tasks:
         data, wanted = task.data, task.wanted
         assert data is not None and wanted is not None
         length = data.burst(wanted.length)
-        alone = not self._in_flight
+        alone = self._in_flight == task.reserved
         if not alone and self._in_flight + length > SESSION_LIMIT:
             return False
         if not connection.environment.budget.take(length, force=alone):
@@ -400,7 +425,7 @@ class Tasks:
         self,
         lu: LogicalUnit,
         kind: Kind,
-        error: Exception,
+        error: BaseException,
         request: tuple[int, int, int],
         extent: tuple[int, int],
     ) -> None:
@@ -415,7 +440,7 @@ class Tasks:
             lba = failure.lba
         completion = lu.check_condition(sense.from_error(failure, lba))
         self._connection.counters[lu].failures += 1
-        moved = expected if kind is Kind.WRITE else 0
+        moved = expected if kind is Kind.WRITE else None
         data_in.respond(self._connection, lun, itt, completion, expected, kind is Kind.READ, moved)
 
     def _refuse(self, request: Pdu, error: DataOutError) -> None:
@@ -426,7 +451,7 @@ class Tasks:
         completion = Completion(2, (), sense.Sense(key, asc << 8 | ascq).encode())
         self._connection.counters[self._unit(request.lun)].failures += 1
         data_in.respond(
-            self._connection, request.lun, request.itt, completion, request.word20, False, 0
+            self._connection, request.lun, request.itt, completion, request.word20, False, None
         )
 
     def _data_failed(self, task: ScsiTask, error: DataOutError) -> None:

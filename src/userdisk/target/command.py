@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class Completion(NamedTuple):
     """How a command ended: SAM-6 status, data-in buffers, sense data (empty when GOOD).
 
-    `wanted` is how many bytes of data-out the command takes, for the port's residual count; None
-    for a command that takes none, or that was refused or failed for a reason of its own.
+    `wanted` is how many bytes the command moves if so many are announced, for the port's residual
+    count; None: as many as `data` has (none, if it was refused or failed for a reason of its own).
     """
 
     status: int = 0

@@ -40,10 +40,12 @@ def _addressed(lu: LogicalUnit, cdb: bytes) -> Addressed:
 def read(lu: LogicalUnit, command: Command) -> Completion | Steps:
     """READ(6), (10), (12) and (16)."""
     lba, blocks, fua, _ = _addressed(lu, command.cdb)
-    return _read(lu, lba, blocks, fua) if blocks else GOOD
+    # what an initiator does not take is not read; the residual count says that there is more
+    announced = min(blocks, -(-command.data_in_length // lu.block_length))
+    return _read(lu, lba, announced, fua, blocks * lu.block_length) if blocks else GOOD
 
 
-def _read(lu: LogicalUnit, lba: int, left: int, fua: bool) -> Steps:
+def _read(lu: LogicalUnit, lba: int, left: int, fua: bool, wanted: int) -> Steps:
     buffers: list[Buffer] = []
     while left:
         blocks = min(left, lu.step)
@@ -51,7 +53,7 @@ def _read(lu: LogicalUnit, lba: int, left: int, fua: bool) -> Steps:
         buffers.append(lu.gate.checked_read(data, blocks * lu.block_length))
         lba += blocks
         left -= blocks
-    return Completion(0, buffers)
+    return Completion(0, buffers, wanted=wanted)
 
 
 def write(lu: LogicalUnit, command: Command) -> Completion | Steps:
