@@ -246,6 +246,13 @@ class StorageUnit:
 
 _PARAMETERS = frozenset(Parameters.__dataclass_fields__)
 
+_CALLED_WITH = {
+    "read": ("lba", "blocks", "fua"),
+    "write": ("lba", "data", "fua"),
+    "flush": (),
+    "unmap": ("extents",),
+}
+
 
 def overrides(unit: StorageUnit, name: str) -> bool:
     """Whether the unit's class (or the unit itself) defines the operation."""
@@ -258,11 +265,12 @@ def _parameters_of(unit: StorageUnit) -> Parameters:
         raise UsageError(f"{kind}: has no read(lba, blocks, fua) method")
     if not overrides(unit, "write") and unit.write_protected is False:
         raise UsageError(f"{kind}: has no write(lba, data, fua) method and is not write_protected")
-    for name, arguments in (("read", 3), ("write", 3), ("flush", 0), ("unmap", 1)):
+    for name, arguments in _CALLED_WITH.items():
         try:
-            inspect.signature(getattr(unit, name)).bind(*range(arguments))
+            inspect.signature(getattr(unit, name)).bind(*arguments)
         except TypeError as error:
-            raise UsageError(f"{kind}.{name}: {error}") from None
+            called = f"{name}({', '.join(arguments)})"
+            raise UsageError(f"{kind}.{name}: is called as {called}: {error}") from None
     _check_integer("workers", unit.workers, 1, 256)
     cache, unmap = unit.cache_supported, unit.unmap_supported
     return Parameters(
