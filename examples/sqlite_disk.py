@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from userdisk import Extent, OutOfSpace, StorageUnit, UsageError, WriteError
 
 _SCHEMA = """
+    PRAGMA journal_mode = WAL;
+    PRAGMA synchronous = FULL;
     CREATE TABLE IF NOT EXISTS geometry (block_count INTEGER, block_length INTEGER);
     CREATE TABLE IF NOT EXISTS blocks (lba INTEGER PRIMARY KEY, data BLOB NOT NULL);
 """
@@ -32,8 +34,11 @@ class SqliteDisk(StorageUnit):
 
     def open(self) -> None:
         # Calls come from several threads, but one at a time: the unit is not `concurrent`.
-        self._db = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
-        self._db.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;" + _SCHEMA)
+        try:
+            self._db = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
+            self._db.executescript(_SCHEMA)
+        except sqlite3.Error as error:
+            raise UsageError(f"{self._path}: {error}") from None
         given = (self.block_count, self.block_length)
         made = self._db.execute("SELECT * FROM geometry").fetchone()
         if made is None:

@@ -5,7 +5,9 @@ from userdisk import StorageUnit
 
 class Disk(StorageUnit):
     block_count = 131072  # blocks of 512 bytes: 64 MiB
-    memory = bytearray(block_count * 512)
+
+    def open(self):
+        self.memory = bytearray(self.block_count * 512)
 
     def read(self, lba, blocks, fua):
         return self.memory[lba * 512 : (lba + blocks) * 512]
