@@ -121,7 +121,9 @@ def run(connection: Connection) -> None:
                         viewed = True
                 elif type(data) is not bytes or len(data) != length:
                     data = gate.checked_read(data, length)
-            except Exception as error:
+                    if live:  # not a view, so that nobody would copy it later
+                        data = bytes(data)
+            except BaseException as error:
                 kind, failure = Kind.READ, error
             else:
                 append(_RESPONSE(start, itt, _NO_TTT, stat_sn, exp_cmd_sn, exp_cmd_sn + window))
@@ -160,7 +162,7 @@ def run(connection: Connection) -> None:
             pos = data_end
             try:
                 write(lba, view[data_start:data_end], False)
-            except Exception as error:
+            except BaseException as error:
                 kind, failure = Kind.WRITE, error
             else:
                 append(
