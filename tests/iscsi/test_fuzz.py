@@ -20,7 +20,9 @@ from hypothesis import Phase as Stage
 from hypothesis import strategies as st
 
 from tests.kit.link import INITIATOR, TARGET, Link, TargetEnd, close, environment_of, target_of
+from userdisk.errors import MediumError
 from userdisk.iscsi import pdu
+from userdisk.iscsi.chap import Account, Credentials
 from userdisk.iscsi.connection import Connection, Phase
 from userdisk.iscsi.environment import Environment
 from userdisk.unit import Inline, StorageUnit
@@ -43,21 +45,30 @@ fuzz = settings(
 
 
 class Disk(StorageUnit):
-    """A RAM disk whose operations all run inline, so that a run is deterministic."""
+    """A RAM disk whose operations run inline, with a bad block and one that finds a bug."""
 
     block_count = _BLOCKS
     inline = Inline.ALL
+    bad_block, bug = 260, 270
 
     def __init__(self) -> None:
         super().__init__()
         self.memory = bytearray(self.block_count * self.block_length)
 
+    def _touch(self, lba: int, blocks: int) -> None:
+        if lba <= self.bad_block < lba + blocks:
+            raise MediumError(lba=self.bad_block)
+        if lba == self.bug:
+            raise ValueError("a bug in the unit")
+
     def read(self, lba: int, blocks: int, fua: bool) -> bytes:
+        self._touch(lba, blocks)
         return bytes(self.memory[lba * 512 : (lba + blocks) * 512])
 
     def write(self, lba: int, data: memoryview, fua: bool) -> None:
         assert len(data) % 512 == 0
         assert lba * 512 + len(data) <= len(self.memory)
+        self._touch(lba, len(data) // 512)
         self.memory[lba * 512 : lba * 512 + len(data)] = data
 
     def flush(self) -> None:
@@ -85,8 +96,11 @@ class World:
     def check(self) -> None:
         """Nothing was reported as a bug, and the other sessions are as they were."""
         assert not self.problems, self.problems
+        self.neighbour.end.settle()
+        if not self.neighbour.end.reading:  # TARGET COLD RESET ends all sessions of its target
+            self.neighbour.end.disconnect()
+            self.neighbour = Link(self.environment, initiator=INITIATOR + "-2").login()
         assert self.neighbour.ready().status == 0
-        assert self.neighbour.end.connection.phase is Phase.FULL_FEATURE
         task = self.stranger.command(_read10(5, 1), read_length=512)
         assert task.status == 0
         assert task.data == self.pattern
@@ -124,7 +138,9 @@ quad = st.one_of(
     st.integers(0, (1 << 64) - 1),
 )
 itt = st.one_of(st.integers(0, 6), st.sampled_from([_NUMBER, 0x80000000]))
-lba = st.one_of(st.integers(0, _BLOCKS + 2), st.sampled_from([1 << 31, _NUMBER]))
+lba = st.one_of(
+    st.integers(0, _BLOCKS + 2), st.sampled_from([Disk.bad_block, Disk.bug, 1 << 31, _NUMBER])
+)
 blocks = st.one_of(st.integers(0, 260), st.just(0xFFFF))
 
 _KEYS = (
@@ -228,19 +244,20 @@ def writes(draw: st.DrawFn) -> Maker:
     final = draw(st.booleans())
     answer = draw(st.booleans())
     fua = draw(st.sampled_from([0, 0, 8]))
+    lun = draw(st.sampled_from([0, 1 << 48]))
 
     def make(connection: Connection) -> bytes:
         flags = 0xA1 if final else 0x21
         command = struct.pack(">BBQIxx", 0x8A, fua, 0, count)
-        numbers = (0, tag, announced, connection.out.exp_cmd_sn, 0, command)
+        numbers = (lun, tag, announced, connection.out.exp_cmd_sn, 0, command)
         sent = _wire(pdu.GENERIC.pack(0x01, flags, 0, *numbers), bytes(immediate))
         if answer:  # the tag that the target's first R2T is likely to have
             ttt = connection.tasks._ttt + 1 if final else _NUMBER
             offset = immediate
-            for number in range(3):
+            for number in range(5):
                 length = max(0, min(65536, announced - offset))
-                last = 0x80 if number == 2 or offset + length >= announced else 0
-                ids = (0, tag, ttt, 0, number, (offset + lie) & _NUMBER)
+                last = 0x80 if number == 4 or offset + length >= announced else 0
+                ids = (lun, tag, ttt, 0, number, (offset + lie) & _NUMBER)
                 sent += _wire(pdu.DATA_OUT.pack(0x05, last, 0, *ids), bytes(length))
                 offset += length
         return sent
@@ -391,6 +408,8 @@ def _with_digests(connection: Connection, made: bytes) -> bytes:
     immediate=st.booleans(),
     initial_r2t=st.booleans(),
     ready=st.booleans(),
+    again=st.booleans(),
+    spoil=st.booleans(),
     piece=pieces,
 )
 def test_requests_after_login(
@@ -399,6 +418,8 @@ def test_requests_after_login(
     immediate: bool,
     initial_r2t: bool,
     ready: bool,
+    again: bool,
+    spoil: bool,
     piece: int,
 ) -> None:
     with a_world() as world:
@@ -407,8 +428,25 @@ def test_requests_after_login(
             link.ready()
         for make in makers:
             connection = link.end.connection
-            _feed(link.end, _with_digests(connection, make(connection)), piece)
+            made = _with_digests(connection, make(connection))
+            if spoil and digest[0]:
+                made = made[:-1] + bytes([made[-1] ^ 1])
+            _feed(link.end, made, piece)
+        if again:
+            _log_in_again(world, link)
         _ends_well(world, link.end)
+
+
+def _log_in_again(world: World, link: Link) -> None:
+    """The same initiator port logs in again: its first session ends, then the second is there."""
+    other = Link(world.environment)
+    other.pump()
+    link.end.settle()
+    link.end.disconnect()
+    other.pump()
+    other.end.settle()
+    assert other.session.logged_in or not other.end.reading
+    other.end.disconnect()
 
 
 @fuzz
@@ -433,11 +471,52 @@ def test_a_mutated_session(
         _ends_well(world, link.end)
 
 
+_ANNA = Account("anna", b"a secret of anna")
+_CHAP = {
+    "user": _ANNA.name,
+    "secret": _ANNA.secret,
+    "mutual_user": "disk",
+    "mutual_secret": b"the disk's secret",
+}
+
+
 @fuzz
-@given(makers=st.lists(requests(), max_size=6), first=st.booleans())
-def test_a_discovery_session(makers: list[Maker], first: bool) -> None:
+@given(
+    mutate=st.one_of(st.none(), mutations()),
+    more=st.lists(logins(), max_size=2),
+    mutual=st.booleans(),
+    piece=pieces,
+)
+def test_chap(
+    mutate: Callable[[bytes], bytes] | None, more: list[bytes], mutual: bool, piece: int
+) -> None:
+    """A login with CHAP, sent again to a target with the same challenge, changed or not."""
     with a_world() as world:
-        link = Link(world.environment, target=None).login()
+        proof = Account("disk", b"the disk's secret") if mutual else None
+        credentials = Credentials((_ANNA,), proof)
+        environment = environment_of(*world.targets, credentials=credentials)
+        offer = {key: value for key, value in _CHAP.items() if mutual or "mutual" not in key}
+        link = Link(environment, isid=0x80_0000_0000_09, **offer).login()
+        link.end.disconnect()
+        login = b"".join(link.sent)
+        end = TargetEnd(environment)
+        _feed(end, login if mutate is None else mutate(login), piece)
+        if mutate is None:
+            assert end.connection.phase is Phase.FULL_FEATURE
+        for item in more:
+            _feed(end, item, piece)
+        _ends_well(world, end)
+
+
+@fuzz
+@given(
+    makers=st.lists(requests(), max_size=6),
+    first=st.booleans(),
+    segment=st.sampled_from([512, 8192]),
+)
+def test_a_discovery_session(makers: list[Maker], first: bool, segment: int) -> None:
+    with a_world() as world:
+        link = Link(world.environment, target=None, max_recv_segment=segment).login()
         if first:
             assert TARGET.encode() in link.run(link.session.text([("SendTargets", "All")])).data
         for make in makers:

@@ -15,6 +15,7 @@ from userdisk.gate import Gate
 from userdisk.iscsi.budget import PROCESS_LIMIT, Budget, Buffers
 from userdisk.iscsi.chap import Credentials
 from userdisk.iscsi.connection import COMMAND_WINDOW, Connection, Phase
+from userdisk.iscsi.discovery import target_address
 from userdisk.iscsi.environment import Environment, Peer
 from userdisk.iscsi.initiator import InitiatorSession, Task
 from userdisk.iscsi.initiator_login import Settings as Offer
@@ -49,6 +50,7 @@ def environment_of(
     *targets: Target,
     credentials: Credentials | None = None,
     report: Callable[[Exception], None] | None = None,
+    portals: int = 1,
 ) -> Environment:
     """What connections to these targets share; a bug that is reported raises, by default."""
     named = {target.name: target for target in targets}
@@ -61,7 +63,7 @@ def environment_of(
             LoginConfig(
                 find_target=find,
                 open_session=open_session,
-                random=_counting,
+                random=_counting_down,
                 credentials=credentials,
                 settings=Settings(digests=("CRC32C", "None")),
                 command_window=COMMAND_WINDOW,
@@ -73,7 +75,9 @@ def environment_of(
         targets=named,
         sessions=Sessions(threading.Lock()),
         login=login,
-        addresses=lambda reached: [f"{reached[0]}:{reached[1]},1"],
+        addresses=lambda reached: [
+            target_address(reached[0], reached[1] + number) for number in range(portals)
+        ],
         max_segment=262144,
         budget=Budget(PROCESS_LIMIT, threading.Lock()),
         buffers=Buffers(threading.Lock()),
@@ -147,12 +151,14 @@ class Link:
         self.session = InitiatorSession(Offer(**values), random=_counting)
         self.end = TargetEnd(environment, now=now)
         self.piece = piece
+        self.sent: list[bytes] = []  #: what the initiator sent, to send it again elsewhere
         self.session.start()
 
     def pump(self) -> None:
         """Carry bytes both ways until neither side has any."""
         while True:
             data = b"".join(self.session.take_output())
+            self.sent.append(data)
             answer = self.end.feed(data, self.piece)
             for start in range(0, len(answer), self.piece):
                 self.session.received(answer[start : start + self.piece])
@@ -192,3 +198,8 @@ def _raise(error: Exception) -> None:
 
 def _counting(size: int) -> bytes:
     return bytes(range(1, size + 1))
+
+
+def _counting_down(size: int) -> bytes:
+    """For the target: a challenge that is sent back is refused."""
+    return bytes(range(size, 0, -1))

@@ -28,9 +28,9 @@ def test_a_session(piece: int, digests: bool, r2t: bool) -> None:
     assert link.command(bytes(6)).sense[2] & 0xF == 6  # the unit attention of a new nexus
     link.ready()
     data = bytes(range(256)) * 2 * 300
-    write = link.command(struct.pack(">BBQIxx", 0x8A, 0, 7, 300), data_out=data)
+    write = link.command(struct.pack(">BBQIxx", 0x8A, 0, 1007, 300), data_out=data)
     assert (write.status, write.residual) == (0, 0)
-    read = link.command(struct.pack(">BBQIxx", 0x88, 0, 7, 300), read_length=len(data))
+    read = link.command(struct.pack(">BBQIxx", 0x88, 0, 1007, 300), read_length=len(data))
     assert (read.status, read.residual) == (0, 0)
     assert read.data == data
     assert link.run(link.session.ping(b"echo")).data == b"echo"
