@@ -22,12 +22,19 @@ help: ## this text
 
 setup: $(VENV)/ready ## make .venv with userdisk (editable), its extras and the tools for tests
 
-$(VENV)/ready: pyproject.toml constraints.txt
+# Two steps, so that `make demo` need not wait for the tools of the tests.
+$(VENV)/usable: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo 'no Python >= 3.11 that can make a venv was found;' \
 	  'on Debian: apt-get install python3-venv; or say PYTHON=/path/to/python3' >&2; exit 1; }
 	@test -x $(BIN)/python || { echo "making $(VENV) with $$($(PYTHON) --version)"; \
 	  $(PYTHON) -m venv $(VENV); }
-	@echo 'installing userdisk and the tools for tests'
+	@echo 'installing userdisk'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --editable '.[all]' --constraint constraints.txt
+	@touch $@
+
+$(VENV)/ready: $(VENV)/usable
+	@echo 'installing the tools for tests'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  --editable '.[test]' --constraint constraints.txt
 	@touch $@
@@ -61,9 +68,9 @@ test: setup packages ## every test: unit, then with other people's initiators, k
 	$(BIN)/python -m pytest -q $(SYSTEM_TESTS)
 
 bench: setup packages ## measure against tgt and the socket limit; BENCH='--quick' for a short run
-	$(BIN)/python bench/run.py $(BENCH)
+	$(BIN)/python -m bench.run $(BENCH)
 
-demo: setup ## see a Python class become a disk, in under a minute
+demo: $(VENV)/usable ## see a Python class become a disk, in under a minute
 	$(BIN)/python examples/demo.py
 
 clean: ## remove the environment, caches and what was built
