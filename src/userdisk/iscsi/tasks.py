@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from userdisk.iscsi.connection import Connection
     from userdisk.iscsi.incoming import Pdu
 
+_MUCH = 64 << 10  # bytes of solicited data that are worth landing
 _DISCARD_LIMIT = 1024  # commands of which late Data-Outs are still expected
 _FUNCTION_LIMIT = 32  # task management functions that are not answered yet
 _NO_FAILURE = (
@@ -71,6 +72,7 @@ class Tasks:
         self._discard: dict[int, None] = {}  # late Data-Outs of these are swallowed
         self.operating = 0  #: operations and functions under way elsewhere
         self._functions = 0
+        self._coming = 0  # bytes of bursts under way
         self._in_flight = 0  # bytes of the session's budget
         self._numbered = 0  # commands that use up the CmdSN window
         self._retrying = False
@@ -394,6 +396,7 @@ class Tasks:
             return False
         task.solicited = length
         self._in_flight += length
+        self._solicit_bytes(length)
         self._ttt = self._ttt % (pdu.RESERVED_TAG - 1) + 1
         offset = data.solicit(length, self._ttt)
         connection.out.send(
@@ -417,7 +420,12 @@ class Tasks:
         if task.solicited:
             self._connection.environment.budget.give(task.solicited)
             self._in_flight -= task.solicited
+            self._solicit_bytes(-task.solicited)
             task.solicited = 0
+
+    def _solicit_bytes(self, change: int) -> None:
+        self._coming += change
+        self._connection.incoming.approaching = self._coming >= _MUCH
 
     # -- failures ----------------------------------------------------------------------------------
 
@@ -440,8 +448,7 @@ class Tasks:
             lba = failure.lba
         completion = lu.check_condition(sense.from_error(failure, lba))
         self._connection.counters[lu].failures += 1
-        moved = expected if kind is Kind.WRITE else None
-        data_in.respond(self._connection, lun, itt, completion, expected, kind is Kind.READ, moved)
+        data_in.respond(self._connection, lun, itt, completion, expected, kind is Kind.READ, None)
 
     def _refuse(self, request: Pdu, error: DataOutError) -> None:
         """Answer a command whose data breaks the rules; nothing of it was done."""
