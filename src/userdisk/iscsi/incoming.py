@@ -13,6 +13,7 @@ from userdisk.iscsi import pdu
 from userdisk.iscsi.digest import digest
 
 _LANDING = 16 << 10  # a data segment of this size on may land
+_APPROACH = pdu.BHS_LENGTH + (4 << 10)  # received at once when segments are about to land
 _LARGEST_HEADER = pdu.BHS_LENGTH + 4 * 255 + 4  # with additional header segments and digest
 
 
@@ -81,6 +82,8 @@ class Incoming:
         self.max_segment = max_segment
         self.header_digest = self.data_digest = False
         self.start = self.end = 0  #: what is received and not handled: buffer[start:end]
+        #: large Data-Outs were asked for: receive little at once, so that most of each lands
+        self.approaching = False
         self._destination = destination
         self._landing: _Landing | None = None
         self._landed = 0
@@ -107,6 +110,8 @@ class Incoming:
             rest = end - start
             self._writable[:rest] = bytes(self._writable[start:end])
             self.start, self.end = 0, rest
+        if self.approaching:
+            return self._writable[self.end : self.end + _APPROACH]
         return self._writable[self.end :]
 
     def received(self, count: int) -> None:
