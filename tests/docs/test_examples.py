@@ -158,13 +158,18 @@ def test_overlay_disk_never_changes_the_image(tmp_path: Path) -> None:
 # -- rawdisk -----------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def rawdisk() -> Any:
-    spec = importlib.util.spec_from_file_location("rawdisk", EXAMPLES / "rawdisk.py")
+def load(name: str) -> Any:
+    """An example as a module."""
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     assert spec is not None and spec.loader is not None
-    module = sys.modules["rawdisk"] = importlib.util.module_from_spec(spec)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def rawdisk() -> Any:
+    return load("rawdisk")
 
 
 class Running:
@@ -338,3 +343,33 @@ def test_demo(arguments: list[str]) -> None:
         assert "over iSCSI" in done.stdout
     else:
         assert "$ mkfs.ext4" in done.stdout
+
+
+def test_demo_with_nothing_but_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    demo = load("demo")
+    monkeypatch.setattr(demo, "find", lambda program: None)
+    demo.without_root(tmp_path)
+    output = capsys.readouterr().out
+    assert "mke2fs is not installed" in output
+    assert "no other initiator is installed" in output
+    assert "131072 blocks of 512 bytes" in output
+    assert "every byte is there" in output
+
+
+def test_demo_notices_a_byte_that_changed(tmp_path: Path) -> None:
+    demo = load("demo")
+    source, copy = tmp_path / "source", tmp_path / "copy"
+    source.mkdir()
+    (source / "file").write_bytes(b"abc")
+    (source / "link").symlink_to("file")
+    tree, size = demo.copy_tree(source, copy)
+    assert size == 3 and set(tree) == {"file", "link"}
+    demo.compare(tree, copy)
+    (copy / "file").write_bytes(b"abd")
+    with pytest.raises(demo.Failed, match="file differs"):
+        demo.compare(tree, copy)
+    (copy / "file").unlink()
+    with pytest.raises(demo.Failed, match="missing on the disk: file"):
+        demo.compare({"file": tree["file"]}, tmp_path / "nothing")
