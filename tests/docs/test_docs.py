@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 
@@ -16,6 +18,8 @@ from tests.kit.requires import find_program
 _LANGUAGES = {"console", "python", "text", "powershell"}
 #: Programs of others that the documents use.
 _PROGRAMS = ("iscsi-inq", "iscsi-ls", "qemu-img", "qemu-io")
+
+_CHECK = "from userdisk.testing import check_storage_unit\ncheck_storage_unit(Disk())\n"
 
 _documents = pytest.mark.parametrize(
     "document", DOCUMENTS, ids=[str(path.relative_to(ROOT)) for path in DOCUMENTS]
@@ -42,6 +46,23 @@ def test_blocks(document: Path) -> None:
             compile(textwrap.dedent(block.text), f"{document.name}:{block.line}", "exec")
         if block.language == "console":
             assert list(steps(block)), f"line {block.line}: no command"
+
+
+@_documents
+def test_units(document: Path, tmp_path: Path) -> None:
+    """Each class in the text is a disk, but the one that is about bugs."""
+    files = {b.file: b.text for b in blocks(document) if b.language == "python" and b.file}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    for name, text in files.items():
+        for kind in re.findall(r"^class (\w+)\(\w+\):\n(?:.*\n)*?    def ", text, re.MULTILINE):
+            if kind == "Broken":
+                continue
+            program = f"from {name.removesuffix('.py')} import {kind} as Disk\n{_CHECK}"
+            done = subprocess.run(
+                [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True
+            )
+            assert done.returncode == 0, f"{name}: {kind}\n{done.stderr}"
 
 
 @_documents
