@@ -99,6 +99,10 @@ def create(
     except (Exception, SystemExit) as error:
         path = getattr(sys.modules.get(kind.__module__), "__file__", None)
         _refuse(f"{kind.__name__} cannot be created", error, path)
+    if size is not None and unit.parameters.size != size:
+        raise UsageError(
+            f"{kind.__name__} made a disk of {unit.parameters.size} bytes instead of --size {size}"
+        )
     return unit
 
 
@@ -200,7 +204,7 @@ def _size_argument(
     kind: type[StorageUnit], takes: Callable[[str], bool], size: int, block_length: int | None
 ) -> dict[str, int]:
     if takes("block_count"):
-        length = block_length or kind.block_length
+        length = block_length or _default(kind, "block_length") or kind.block_length
         if length <= 0 or size % length:
             raise UsageError(f"size {size} is not a multiple of the block length, {length}")
         return {"block_count": size // length}
@@ -261,3 +265,9 @@ def _convert(name: str, text: str, annotation: object) -> Any:
         except ValueError:
             raise UsageError(f"{name}: must be a number, not {text!r}") from None
     return text
+
+
+def _default(kind: type[StorageUnit], name: str) -> int | None:
+    """The default of an argument of the class's __init__, if it is a number."""
+    found = inspect.signature(kind).parameters.get(name)
+    return found.default if found is not None and isinstance(found.default, int) else None
