@@ -80,13 +80,31 @@ class Disk(StorageUnit):
             self.memory[lba * 512 : (lba + blocks) * 512] = bytes(blocks * 512)
 
 
+class Threaded(Disk):
+    """The same with a thread of its own: commands are pending for a while."""
+
+    inline = Inline.NONE
+
+
+class Live(Disk):
+    """The same, but reads are views of its memory."""
+
+    live_reads = True
+
+    def read(self, lba: int, blocks: int, fua: bool) -> memoryview:  # type: ignore[override]
+        self._touch(lba, blocks)
+        return memoryview(self.memory)[lba * 512 : (lba + blocks) * 512]
+
+
 class World:
     """A server's shared state: a target that is fuzzed, another, and a session to each."""
 
     def __init__(self) -> None:
-        self.targets = [target_of(Disk(), Disk()), target_of(Disk(), name=_OTHER)]
+        self.targets = [target_of(Disk(), Threaded(), Live()), target_of(Disk(), name=_OTHER)]
         self.problems: list[Exception] = []
-        self.environment: Environment = environment_of(*self.targets, report=self.problems.append)
+        self.environment: Environment = environment_of(
+            *self.targets, report=self.problems.append, portals=12
+        )
         self.neighbour = Link(self.environment, initiator=INITIATOR + "-2").login()
         self.stranger = Link(self.environment, initiator=INITIATOR + "-3", target=_OTHER).login()
         self.stranger.ready()
@@ -137,6 +155,7 @@ quad = st.one_of(
     st.sampled_from([0, 1 << 48, 2 << 48, 0x4001 << 48, 1, 1 << 63, (1 << 64) - 1]),
     st.integers(0, (1 << 64) - 1),
 )
+luns = st.sampled_from([0, 1 << 48, 2 << 48])
 itt = st.one_of(st.integers(0, 6), st.sampled_from([_NUMBER, 0x80000000]))
 lba = st.one_of(
     st.integers(0, _BLOCKS + 2), st.sampled_from([Disk.bad_block, Disk.bug, 1 << 31, _NUMBER])
@@ -244,7 +263,7 @@ def writes(draw: st.DrawFn) -> Maker:
     final = draw(st.booleans())
     answer = draw(st.booleans())
     fua = draw(st.sampled_from([0, 0, 8]))
-    lun = draw(st.sampled_from([0, 1 << 48]))
+    lun = draw(luns)
 
     def make(connection: Connection) -> bytes:
         flags = 0xA1 if final else 0x21
@@ -261,6 +280,45 @@ def writes(draw: st.DrawFn) -> Maker:
                 sent += _wire(pdu.DATA_OUT.pack(0x05, last, 0, *ids), bytes(length))
                 offset += length
         return sent
+
+    return make
+
+
+@st.composite
+def reads(draw: st.DrawFn) -> Maker:
+    """A read that is right, or nearly so: of the fast path, and beside it."""
+    lun, tag, where = draw(luns), draw(st.integers(0, 6)), draw(lba)
+    count = draw(st.integers(0, 300))
+    announced = draw(st.sampled_from([count * 512] * 4 + [512, 0, 100000]))
+    flags = draw(st.sampled_from([0xC1, 0xC1, 0xC1, 0xC0, 0x81]))
+    command = draw(
+        st.sampled_from(
+            [
+                _read10(where, count),
+                struct.pack(">BBQIxx", 0x88, 0, where, count),
+                struct.pack(">BBQIxx", 0x88, 8, where, count),
+                struct.pack(">BBIIxx", 0xA8, 0, where, count),
+                struct.pack(">BBQIxx", 0x91, 0, where, count),
+            ]
+        )
+    ).ljust(16, b"\0")
+
+    def make(connection: Connection) -> bytes:
+        numbers = (lun, tag, announced, connection.out.exp_cmd_sn, 0, command)
+        return _wire(pdu.GENERIC.pack(0x01, flags, 0, *numbers), b"")
+
+    return make
+
+
+@st.composite
+def managements(draw: st.DrawFn) -> Maker:
+    """A task management function about a task that may exist."""
+    function, lun = draw(st.integers(0, 9)), draw(luns)
+    reference = draw(st.integers(0, 6))
+
+    def make(connection: Connection) -> bytes:
+        numbers = (lun, 99, reference, connection.out.exp_cmd_sn, 0, bytes(16))
+        return _wire(pdu.GENERIC.pack(0x42, 0x80 | function, 0, *numbers), b"")
 
     return make
 
@@ -434,6 +492,38 @@ def test_requests_after_login(
             _feed(link.end, made, piece)
         if again:
             _log_in_again(world, link)
+        _ends_well(world, link.end)
+
+
+@fuzz
+@given(
+    makers=st.lists(st.one_of(writes(), writes(), reads(), managements()), max_size=10),
+    digest=digests,
+    offer=st.fixed_dictionaries(
+        {
+            "immediate_data": st.booleans(),
+            "initial_r2t": st.booleans(),
+            "first_burst_length": st.sampled_from([512, 65536]),
+            "max_burst_length": st.sampled_from([65536, 1 << 20]),
+            "max_recv_segment": st.sampled_from([4096, 262144]),
+        }
+    ),
+    spoil=st.booleans(),
+    piece=pieces,
+)
+def test_commands(
+    makers: list[Maker], digest: tuple[bool, bool], offer: dict[str, Any], spoil: bool, piece: int
+) -> None:
+    """Reads, writes and task management that are right or nearly so, on units of all kinds."""
+    with a_world() as world:
+        link = _logged_in(world, digest, **offer)
+        for lun in range(3):
+            link.ready(lun=lun)
+        for number, make in enumerate(makers):
+            made = _with_digests(link.end.connection, make(link.end.connection))
+            if spoil and digest[0] and number == len(makers) - 1:
+                made = made[:-1] + bytes([made[-1] ^ 1])
+            _feed(link.end, made, piece)
         _ends_well(world, link.end)
 
 
