@@ -68,7 +68,7 @@ def send(sock: socket.socket, buffers: Sequence[Buffer]) -> list[Buffer]:
 def _send_some(sock: socket.socket, buffers: Sequence[Buffer]) -> int:
     if _VECTORED:
         return sock.sendmsg(buffers[:_IOV_MAX], (), _NO_WAIT)
-    return sock.send(buffers[0])
+    return sock.send(buffers[0], _NO_WAIT)
 
 
 def _after(buffers: Sequence[Buffer], sent: int) -> list[Buffer]:
