@@ -95,7 +95,7 @@ class Meter:
             request, reply = reply, request
         arguments = map(str, (request, reply, load.depth, self._clock.seconds))
         cpu = min(os.sched_getaffinity(0)) if load.one_cpu else None
-        return combined([_Client([str(BIN / "echo"), *arguments], cpu).result()], load.length)
+        return combined([Client([str(BIN / "echo"), *arguments], cpu).result()], load.length)
 
     def _start(self, subject: Start) -> Figures:
         if not subject.unit:
@@ -149,13 +149,13 @@ def _blkload(
     seconds: float,
     *words: str,
     cpu: int | None = None,
-) -> _Client:
+) -> Client:
     command = [str(BIN / "blkload"), "iscsi", server.target, operation]
     command += [str(length), str(depth), str(seconds), f"pid={server.pid}", *words]
-    return _Client(command, cpu)
+    return Client(command, cpu)
 
 
-class _Client:
+class Client:
     """A program that prints its result as a line of JSON."""
 
     def __init__(self, command: list[str], cpu: int | None = None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from bench.errors import BenchError
 from bench.measure import blkload
 from bench.servers import Setup
 
-from bench import programs
+from bench import hotspots, programs
 
 ROOT = Path(__file__).resolve().parents[2]
 MIB = 1 << 20
@@ -97,6 +98,37 @@ def test_the_load_notices_wrong_data(tmp_path: Path) -> None:
         blkload(server, "fill", MIB, 4, 0)
         for words in (["verify"], ["verify", "digest"]):
             assert blkload(server, "rr", 4096, 8, 0.05, "ramp=0", *words)["operations"] > 0
+
+
+def test_hotspots(capsys: pytest.CaptureFixture[str]) -> None:
+    assert hotspots.main(["read-32", "--seconds", "0.5"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"100\.0 % +\| portal\.py _serve", out)  # all of them, with what it calls
+
+
+def test_the_load_speaks_nbd(tmp_path: Path) -> None:
+    server = shutil.which("qemu-nbd")
+    if server is None:
+        pytest.skip("needs qemu-utils")
+    programs.build()
+    image = Setup(sys.executable, tmp_path, 16 * MIB).image("disk.img", 16 * MIB)
+    path = tmp_path / "socket"
+    command = [server, "-f", "raw", "-k", str(path), "-x", "disk", "-t", str(image)]
+    with subprocess.Popen(command) as process:
+        try:
+            while not path.exists():
+                assert process.poll() is None
+                time.sleep(0.01)
+            for words in (["fill", "1048576"], ["rr", "4096", "verify"], ["rw", "4096"]):
+                load = [words[0], words[1], "8", "0.1", *words[2:]]
+                done = subprocess.run(
+                    [programs.BIN / "blkload", "nbd", f"unix:{path}@disk", *load],
+                    capture_output=True, text=True, check=False,
+                )  # fmt: skip
+                assert done.returncode == 0, done.stderr
+                assert json.loads(done.stdout)["operations"] > 0
+        finally:
+            process.terminate()
 
 
 def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
