@@ -12,7 +12,7 @@ SYSTEM_TESTS := $(wildcard $(addprefix tests/,attach bench conformance docs inte
 SOURCES := $(wildcard src tests bench examples)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages check format unit test bench demo clean
+.PHONY: help setup packages check format unit test fuzz bench demo clean
 
 help: ## this text
 	@echo 'make TARGET, where TARGET is one of'
@@ -66,6 +66,9 @@ unit: setup ## the fast tests: no root, no other programs
 test: setup packages ## every test: unit, then with other people's initiators, kernels and tools
 	$(BIN)/python -m pytest -q $(addprefix --ignore=,$(SYSTEM_TESTS))
 	$(BIN)/python -m pytest -q $(SYSTEM_TESTS)
+
+fuzz: setup ## fuzz the iSCSI protocol longer, with new inputs; which lines that reaches
+	FUZZ_RANDOM=1 FUZZ_EXAMPLES=$(or $(EXAMPLES),300) $(BIN)/python -m tests.iscsi.fuzz_coverage
 
 bench: setup packages ## measure against tgt and the socket limit; BENCH='--quick' for a short run
 	$(BIN)/python -m bench.run $(BENCH)
