@@ -143,9 +143,7 @@ def print_row(row: Row, runs: dict[str, list[Figures]]) -> None:
     print(f"\n### {row.key}: {row.title}\n\n{figures_table(row, runs)}", flush=True)
     others = noise(runs)
     if others is not None and others > 0.2:
-        print(
-            f"\nSomething else used up to {others:.1f} CPUs: measure again when the machine is quiet."
-        )
+        print(f"\nSomething else used up to {others:.1f} CPUs: these ratios are doubtful.")
 
 
 def describe_interpreter(python: str) -> dict[str, str | bool | float]:
