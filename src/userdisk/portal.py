@@ -97,6 +97,7 @@ class Owner:
     def _serve(self) -> None:
         connection, sock, inbox = self.connection, self._sock, self._inbox
         rest: list[Buffer] = []
+        size = -1  # bytes in rest, if known
         stalled = 0.0
         while True:
             if inbox:
@@ -105,9 +106,11 @@ class Owner:
                     return
             live = connection.out.live
             if not rest and connection.out.buffers:
+                size = connection.out.size
                 rest = connection.take_output()
             if rest:
-                rest = transport.send(sock, rest)
+                rest = transport.send(sock, rest, size)
+                size = -1
                 if rest:
                     if live:  # it waits for the peer: what it shows may change before it is sent
                         rest = [bytes(b) if type(b) is memoryview else b for b in rest]
@@ -231,16 +234,23 @@ class Portals:
                 if len(logins) >= self._max_logins:  # those that never log in keep nobody out
                     self.refused += 1
                     logins[0].abort("too many connections that have not logged in")
-                try:
-                    owner = Owner(self, sock, Peer(_address(local), _address(remote)))
-                    owner.start()
-                except (OSError, RuntimeError) as error:  # no descriptor, or no thread
-                    log.error("cannot serve a connection: %s", error)
-                    self.refused += 1
-                    sock.close()
-                    continue
-                self._owners[owner] = None
-                self.accepted += 1
+                self._begin(sock, Peer(_address(local), _address(remote)))
+
+    def _begin(self, sock: socket.socket, peer: Peer) -> None:
+        """Give a new connection its owner; the caller holds the condition."""
+        owner = None
+        try:
+            owner = Owner(self, sock, peer)
+            self._owners[owner] = None
+            owner.start()
+        except (OSError, RuntimeError) as error:  # no descriptor, or no thread
+            log.error("cannot serve a connection: %s", error)
+            self.refused += 1
+            sock.close()
+            if owner is not None:
+                del self._owners[owner]
+        else:
+            self.accepted += 1
 
     def ended(self, owner: Owner) -> None:
         """A connection is gone; called by its owner's thread."""

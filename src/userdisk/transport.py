@@ -47,9 +47,10 @@ def receive(sock: socket.socket, buffer: memoryview) -> int:
         return -1
 
 
-def send(sock: socket.socket, buffers: Sequence[Buffer]) -> list[Buffer]:
+def send(sock: socket.socket, buffers: Sequence[Buffer], size: int = -1) -> list[Buffer]:
     """Send the buffers in order, as far as the socket takes them now; returns the rest.
 
+    `size`: bytes in all, if known: saves a look at each buffer when everything is taken at once.
     Raises OSError when the connection is gone.
     """
     rest: list[Buffer] = list(buffers) if _VECTORED else [b"".join(buffers)]
@@ -61,6 +62,9 @@ def send(sock: socket.socket, buffers: Sequence[Buffer]) -> list[Buffer]:
         except (BufferError, TypeError):  # a unit's view that is not contiguous
             rest = [bytes(buffer) for buffer in rest]
             continue
+        if sent == size:
+            return []
+        size = -1
         rest = _after(rest, sent)
     return []
 

@@ -14,8 +14,7 @@ from tests.iscsi.test_data_out import split
 from tests.iscsi.test_tasks import READ, RawLink, Slow
 from tests.kit.link import TARGET, Link, close, environment_of, target_of
 from tests.kit.units import InlineRamUnit
-from userdisk.iscsi import connection as connection_module
-from userdisk.iscsi import pdu
+from userdisk.iscsi import full_feature, pdu
 from userdisk.iscsi.connection import LOGIN_LIMIT, PING_AFTER, PING_LIMIT, Phase
 from userdisk.iscsi.initiator_login import LoginRefused
 from userdisk.iscsi.session import Key, Session, Sessions
@@ -241,7 +240,7 @@ def test_pings_do_not_use_up_status_numbers(server: Server) -> None:
 
 
 def _pinged(link: Link) -> bytes:
-    connection_module.full_feature.ping(link.end.connection, 1)
+    full_feature.ping(link.end.connection, 1)
     ping = link.end.settle()
     link.session.received(ping)
     return ping

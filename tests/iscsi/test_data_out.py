@@ -47,7 +47,7 @@ class Disk:
     def close(self) -> None:
         self.link.end.disconnect()
         # everything that was taken from the budgets is back
-        assert not self.tasks._in_flight
+        assert not self.tasks._bursts._in_flight
         assert not self.tasks.count
         assert self.environment.budget._left == PROCESS_LIMIT
         close(self.target)
@@ -130,7 +130,7 @@ def test_many_large_writes_take_turns(disk: Disk) -> None:
     while not all(task.done for task in tasks):
         sent = b"".join(bytes(part) for part in disk.link.session.take_output())
         answer = disk.link.end.feed(sent)
-        most = max(most, disk.tasks._in_flight)
+        most = max(most, disk.tasks._bursts._in_flight)
         disk.link.session.received(answer)
         asked += 1
         assert asked < 1000, "no progress"
@@ -150,7 +150,7 @@ def test_immediate_data_that_has_to_wait_for_budget() -> None:
     small = disk.write(4096, lba=0)
     sent = b"".join(bytes(part) for part in disk.link.session.take_output())
     answer = disk.link.end.feed(sent)
-    assert disk.tasks._unsolicited, "nobody has to wait"
+    assert disk.tasks._bursts._waiting, "nobody has to wait"
     disk.link.session.received(answer)
     disk.link.session.ping(b"\xff" * 8000)  # the receive buffer is used again
     for task in [*large, small]:
@@ -422,7 +422,7 @@ def test_a_data_out_while_the_operation_runs() -> None:
         assert raw.data(b"\xff" * 100_000, offset=length) == []
         landing = raw.data(b"\xff" * 100_000, ttt=ttt, offset=0)
         assert [header[0] for header, _ in landing] == [pdu.TargetOpcode.REJECT]
-    answer = []
+    answer: list[tuple[bytes, bytes]] = []
     while not answer:
         disk.link.end.wait()
         answer = split(disk.link.end.settle())

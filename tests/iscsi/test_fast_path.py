@@ -28,7 +28,7 @@ class Recorded(Link):
     def __init__(self, *units: RamUnit, fast: bool, piece: int = 1 << 30, **settings: Any) -> None:
         self.target = target_of(*units)
         super().__init__(environment_of(self.target), piece=piece, **settings)
-        self.sent = b""
+        self.recorded = b""
         self.login()
         for lun in range(len(units)):
             self.ready(lun=lun)
@@ -39,7 +39,7 @@ class Recorded(Link):
         while True:
             data = b"".join(self.session.take_output())
             answer = self.end.feed(data, self.piece)
-            self.sent += answer
+            self.recorded += answer
             self.session.received(answer)
             if not data and not answer:
                 return
@@ -93,7 +93,7 @@ def _run(link: Recorded, seed: int, count: int, luns: int) -> tuple[bytes, int]:
         count -= batch
     assert not link.session.tasks, "commands without an answer"
     counters = link.end.connection.counters
-    return link.sent, sum(each.commands for each in counters.values())
+    return link.recorded, sum(each.commands for each in counters.values())
 
 
 def _fails(name: str, lba: int, blocks: int) -> None:

@@ -278,7 +278,7 @@ def writes(draw: st.DrawFn) -> Maker:
         numbers = (lun, tag, announced, connection.out.exp_cmd_sn, 0, command)
         sent = _wire(pdu.GENERIC.pack(0x01, flags, 0, *numbers), bytes(immediate))
         if answer:  # the tag that the target's first R2T is likely to have
-            ttt = connection.tasks._ttt + 1 if final else _NUMBER
+            ttt = connection.tasks._bursts._ttt + 1 if final else _NUMBER
             offset = immediate
             for number in range(5):
                 length = max(0, min(65536, announced - offset))

@@ -283,7 +283,7 @@ class Connection:
     def _login_request(self, opcode: int, request: Pdu) -> None:
         if opcode != InitiatorOpcode.LOGIN or self._login is None:
             raise ProtocolError(f"opcode {opcode:#04x} before the login was complete")
-        self.out.buffers += self._login.request(request.header, bytes(request.data))
+        self.out.add(self._login.request(request.header, bytes(request.data)))
         self._login_progress()
 
     def _open_session(self, negotiated: Negotiated) -> Opened:
@@ -306,7 +306,7 @@ class Connection:
         def go_on() -> None:
             self.session = session
             if self.phase is Phase.LOGIN and self._login is not None:
-                self.out.buffers += self._login.resume(session.tsih)
+                self.out.add(self._login.resume(session.tsih))
                 self._login_progress()
 
         self.post(go_on)

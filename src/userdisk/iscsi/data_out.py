@@ -42,6 +42,12 @@ class TooMuchDataError(DataOutError):
     sense = (0xB, 0x4B, 0x02)
 
 
+class DigestError(DataOutError):
+    """The data digest of a Data-Out was wrong: PROTOCOL SERVICE CRC ERROR."""
+
+    sense = (0xB, 0x47, 0x05)
+
+
 class DataOut:
     """The bytes of one command on their way from the wire to its handler.
 

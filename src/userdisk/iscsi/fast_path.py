@@ -56,12 +56,12 @@ def run(connection: Connection) -> None:
     if exp_cmd_sn > _NUMBERS_END or stat_sn > _NUMBERS_END or window < 0:
         return
     stat_sn_end = room_end = stat_sn + (OUTPUT_BUFFERS - len(out.buffers)) // 2
-    size = out.size
+    size = out.size  # and the data that is read
     append = out.buffers.append
     viewed = out.live  # the output has views of live memory
     current = b""  # the lun that the names below are about
     lu: LogicalUnit
-    first_stat_sn, first_size = stat_sn, size  # for the counters, as are writes and written
+    first_stat_sn, first_size = stat_sn, size  # for `_count`, as are writes and written
     writes = written = 0
     start, start_length = b"", -1  # of a Data-In header, for this length and lun
 
@@ -183,12 +183,12 @@ def run(connection: Connection) -> None:
         address = int.from_bytes(lun, "big"), itt, expected
         connection.tasks.answer_failure(lu, kind, failure, address, (lba, blocks))
         first_stat_sn = stat_sn = out.stat_sn
-        first_size, writes, written = size, 0, 0
+        first_size = size = out.size
+        writes = written = 0
 
     if current:
         _count(connection, lu, stat_sn - first_stat_sn, size - first_size, writes, written)
     out.exp_cmd_sn, out.stat_sn = exp_cmd_sn, stat_sn
-    out.size = max(out.size, size)
     out.live = viewed
     incoming.start = pos
 
@@ -197,6 +197,7 @@ def _count(
     connection: Connection, lu: LogicalUnit, commands: int, read: int, writes: int, written: int
 ) -> None:
     """Count `commands` that went well: `writes` of them wrote; bytes read and written."""
+    connection.out.size += read + 48 * commands
     counters = connection.counters[lu]
     counters.reads += commands - writes
     counters.read_bytes += read

@@ -5,6 +5,8 @@ RFC 7143 4.2.2 (StatSN, ExpCmdSN, MaxCmdSN), 11.9 (asynchronous messages), 11.17
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from userdisk.iscsi import pdu
 from userdisk.iscsi.digest import digest
 from userdisk.iscsi.pdu import RejectReason, TargetOpcode
@@ -26,7 +28,7 @@ class Outgoing:
 
     def __init__(self) -> None:
         self.buffers: list[Buffer] = []
-        self.size = 0  #: bytes in `buffers`, roughly
+        self.size = 0  #: bytes in `buffers`
         self.live = False  #: `buffers` has views of live memory
         self.exp_cmd_sn = 0
         self.stat_sn = 0
@@ -84,6 +86,7 @@ class Outgoing:
         buffers.append(header)
         if self.header_digest:
             buffers.append(digest(header))
+            self.size += pdu.DIGEST_LENGTH
         length = len(data)
         if length:
             if self.data_digest and self.live:
@@ -94,7 +97,13 @@ class Outgoing:
                 buffers.append(padding)
             if self.data_digest:
                 buffers.append(digest(data, padding))
-        self.size += pdu.BHS_LENGTH + length
+                self.size += pdu.DIGEST_LENGTH
+        self.size += pdu.BHS_LENGTH + pdu.padded(length)
+
+    def add(self, pdus: Sequence[bytes]) -> None:
+        """Queue complete PDUs."""
+        self.buffers += pdus
+        self.size += sum(map(len, pdus))
 
     def reject(self, reason: RejectReason, header: bytes) -> None:
         """11.17: refuse a PDU, whose header goes back as data."""

@@ -11,6 +11,7 @@ import enum
 import struct
 
 BHS_LENGTH = 48
+DIGEST_LENGTH = 4
 RESERVED_TAG = 0xFFFFFFFF  #: "no task" as an itt, "no transfer" as a ttt
 PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")  #: by length % 4
 

@@ -15,23 +15,23 @@ from typing import TYPE_CHECKING, Any
 
 from userdisk.iscsi import data_in, pdu
 from userdisk.iscsi.budget import SESSION_LIMIT
-from userdisk.iscsi.data_out import DataOut, DataOutError, UnexpectedDataError
+from userdisk.iscsi.bursts import Bursts
+from userdisk.iscsi.data_out import DataOut, DataOutError, DigestError, UnexpectedDataError
 from userdisk.iscsi.pdu import RejectReason, TargetOpcode
+from userdisk.iscsi.scsi_task import ScsiTask
 from userdisk.operation import Kind, Operation
 from userdisk.scsi import sense
 from userdisk.scsi.sense import SenseKey
 from userdisk.target import task_management
 from userdisk.target.command import Completion, Receive
 from userdisk.target.logical_unit import LogicalUnit
-from userdisk.target.nexus import Nexus
-from userdisk.target.task import PENDING, Task, outcome
+from userdisk.target.task import PENDING, outcome
 from userdisk.target.task_management import Function, Response
 
 if TYPE_CHECKING:
     from userdisk.iscsi.connection import Connection
     from userdisk.iscsi.incoming import Pdu
 
-_MUCH = 64 << 10  # bytes of solicited data that are worth landing
 _DISCARD_LIMIT = 1024  # commands of which late Data-Outs are still expected
 _FUNCTION_LIMIT = 32  # task management functions that are not answered yet
 _NO_FAILURE = (
@@ -42,25 +42,6 @@ _NO_FAILURE = (
 )
 
 
-class ScsiTask(Task):
-    """A SCSI command of this connection that is not answered yet."""
-
-    __slots__ = ("data", "expected", "immediate", "itt", "lun", "reading", "reserved", "solicited",
-                 "wanted")  # fmt: skip
-
-    def __init__(self, port: Tasks, nexus: Nexus, request: Pdu, data: DataOut | None) -> None:
-        super().__init__(port, nexus)
-        self.itt = request.itt
-        self.lun = request.lun
-        self.expected = request.word20
-        self.reading = bool(request.flags & pdu.COMMAND_READ)
-        self.immediate = request.immediate
-        self.data = data
-        self.wanted: Receive | None = None  # what the handler waits for
-        self.reserved = 0  # bytes of data-in, of the session's budget
-        self.solicited = 0  # bytes of the burst under way, of session's and process's budget
-
-
 class Tasks:
     """The commands of one connection."""
 
@@ -68,15 +49,12 @@ class Tasks:
         self._connection = connection
         self._by_itt: dict[int, ScsiTask] = {}
         self._queue: deque[tuple[ScsiTask, bytes, int]] = deque()  # for want of budget
-        self._unsolicited: deque[ScsiTask] = deque()  # wait for budget to ask for data
         self._discard: dict[int, None] = {}  # late Data-Outs of these are swallowed
         self.operating = 0  #: operations and functions under way elsewhere
         self._functions = 0
-        self._coming = 0  # bytes of bursts under way
-        self._in_flight = 0  # bytes of the session's budget
         self._numbered = 0  # commands that use up the CmdSN window
         self._retrying = False
-        self._ttt = 0
+        self._bursts = Bursts(connection)
 
     @property
     def count(self) -> int:
@@ -86,7 +64,7 @@ class Tasks:
     @property
     def pending(self) -> bool:
         """Whether something goes on without the peer: elsewhere, or when there is budget again."""
-        return bool(self.operating or self._unsolicited)
+        return bool(self.operating or self._bursts.waiting)
 
     # -- from the wire ---------------------------------------------------------------------------
 
@@ -131,7 +109,7 @@ class Tasks:
             self._numbered += 1
             connection.out.set_outstanding(self._numbered)
         amount = min(expected, SESSION_LIMIT) if task.reading else 0
-        if self._queue or (self._in_flight and self._in_flight + amount > SESSION_LIMIT):
+        if self._queue or not self._bursts.fits(amount):
             if data_out is not None:
                 data_out.own()
             self._queue.append((task, request.cdb, amount))
@@ -228,13 +206,13 @@ class Tasks:
         data = task.data
         if data is None:
             return memoryview(b"")
-        self._release(task)
+        self._bursts.release(task)
         view = data.take(request)
         if view is not None:
             return view
         task.wanted = request
         if not data.receiving:
-            self._solicit(task)
+            self._bursts.solicit(task)
             data.own()  # what is here waits beyond the batch
         return PENDING
 
@@ -250,10 +228,7 @@ class Tasks:
             if data.missing:
                 self._swallow(task.itt)
             data.release()
-        self._release(task)
-        self._in_flight -= task.reserved
-        task.reserved = 0
-        task.wanted = None
+        self._bursts.end(task)
         if completion is not None and connection.open:
             if _tells_of_failure(completion.sense):
                 connection.counters[self._unit(task.lun)].failures += 1
@@ -357,18 +332,14 @@ class Tasks:
                 connection.more = True
                 break
             task, cdb, amount = self._queue[0]
-            if self._in_flight and self._in_flight + amount > SESSION_LIMIT:
+            if not self._bursts.fits(amount):
                 break
             self._queue.popleft()
             self._start(task, cdb, amount)
-        while self._unsolicited:
-            if self._unsolicited[0].wanted is not None and not self._solicit_first():
-                break
-            self._unsolicited.popleft()
+        self._bursts.retry()
 
     def _start(self, task: ScsiTask, cdb: bytes, amount: int) -> None:
-        task.reserved = amount
-        self._in_flight += amount
+        self._bursts.reserve(task, amount)
         expected = task.expected
         task.start(
             task.lun,
@@ -376,56 +347,6 @@ class Tasks:
             expected if task.data is not None else 0,
             expected if task.reading else 0,
         )
-
-    def _solicit(self, task: ScsiTask) -> None:
-        self._unsolicited.append(task)
-        if self._unsolicited[0] is task and self._solicit_first():
-            self._unsolicited.popleft()
-
-    def _solicit_first(self) -> bool:
-        """Send an R2T for the first that waits; one of a session may always go."""
-        connection = self._connection
-        task = self._unsolicited[0]
-        data, wanted = task.data, task.wanted
-        assert data is not None and wanted is not None
-        length = data.burst(wanted.length)
-        alone = self._in_flight == task.reserved
-        if not alone and self._in_flight + length > SESSION_LIMIT:
-            return False
-        if not connection.environment.budget.take(length, force=alone):
-            return False
-        task.solicited = length
-        self._in_flight += length
-        self._solicit_bytes(length)
-        self._ttt = self._ttt % (pdu.RESERVED_TAG - 1) + 1
-        offset = data.solicit(length, self._ttt)
-        connection.out.send(
-            pdu.R2T.pack(
-                TargetOpcode.R2T,
-                pdu.FINAL,
-                task.lun,
-                task.itt,
-                self._ttt,
-                *connection.out.numbers(status=False),
-                data.r2t_sn,
-                offset,
-                length,
-            )
-        )
-        data.r2t_sn += 1
-        return True
-
-    def _release(self, task: ScsiTask) -> None:
-        """The burst before was consumed: give its bytes back."""
-        if task.solicited:
-            self._connection.environment.budget.give(task.solicited)
-            self._in_flight -= task.solicited
-            self._solicit_bytes(-task.solicited)
-            task.solicited = 0
-
-    def _solicit_bytes(self, change: int) -> None:
-        self._coming += change
-        self._connection.incoming.approaching = self._coming >= _MUCH
 
     # -- failures ----------------------------------------------------------------------------------
 
@@ -495,9 +416,3 @@ class Tasks:
 def _tells_of_failure(fixed: bytes) -> bool:
     """Whether sense data is more than news (unit attention) or an initiator's illegal request."""
     return len(fixed) > 2 and fixed[2] & 0xF not in _NO_FAILURE
-
-
-class DigestError(DataOutError):
-    """The data digest of a Data-Out was wrong: PROTOCOL SERVICE CRC ERROR."""
-
-    sense = (0xB, 0x47, 0x05)
