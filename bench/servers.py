@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import socket
@@ -124,15 +125,23 @@ class Setup:
         end: signal.Signals = signal.SIGTERM,
     ) -> Iterator[Server]:
         log = self.folder / f"log-{port}"
-        # It ends with this process, however that ends: in the middle of Popen, or by SIGKILL.
+        # It ends with this process, however that ends.
         command = ["setpriv", "--pdeathsig", "KILL", *command]
         began = time.monotonic()
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                command, cwd=self.folder, env=environment,
-                stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-            )  # fmt: skip
+        # A signal in the middle of Popen would leave a server that nobody knows.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        unmask = functools.partial(signal.pthread_sigmask, signal.SIG_SETMASK, mask)
         try:
+            with log.open("wb") as output:
+                process = subprocess.Popen(
+                    command, cwd=self.folder, env=environment, preexec_fn=unmask,
+                    stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                )  # fmt: skip
+        except BaseException:
+            unmask()
+            raise
+        try:
+            unmask()
             _await_listening(process, port, log)
             yield Server(process, port, lun, time.monotonic() - began)
         finally:
