@@ -22,6 +22,7 @@ from userdisk.backend import open_unit
 from userdisk.errors import UsageError
 from userdisk.initiator_client import discover
 from userdisk.iscsi import connection as connection_module
+from userdisk.iscsi import full_feature
 from userdisk.iscsi.initiator_login import Settings
 from userdisk.iscsi.initiator_wire import InitiatorError
 from userdisk.server import Server
@@ -435,7 +436,7 @@ def test_a_connection_that_fails_in_userdisk_itself(
             raise ZeroDivisionError
 
         with monkeypatch.context() as context:
-            context.setitem(connection_module.full_feature.HANDLERS, 0, bug)
+            context.setitem(full_feature.HANDLERS, 0, bug)
             with pytest.raises(InitiatorError):
                 initiator.finish(initiator.session.ping())
         initiator.socket.close()
