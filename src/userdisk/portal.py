@@ -206,8 +206,8 @@ class Portals:
         thread = threading.Thread(
             target=self._accept, args=(sock,), name=f"portal {where}", daemon=True
         )
-        self._listeners.append((sock, thread))
         thread.start()
+        self._listeners.append((sock, thread))
         bound: tuple[str, int] = sock.getsockname()[:2]
         return bound
 

@@ -109,15 +109,18 @@ def _fails(name: str, lba: int, blocks: int) -> None:
 @pytest.mark.parametrize("kind", [InlineRamUnit, LiveRamUnit, ConcurrentRamUnit])
 @pytest.mark.parametrize("piece", [1 << 30, 5000])
 @pytest.mark.parametrize("faults", [False, True])
-@pytest.mark.parametrize("seed", range(3))
-def test_same_bytes(kind: type[RamUnit], piece: int, faults: bool, seed: int) -> None:
+@pytest.mark.parametrize("digests", ["", "header", "data", "header data"])
+@pytest.mark.parametrize("seed", range(2))
+def test_same_bytes(kind: type[RamUnit], piece: int, faults: bool, digests: str, seed: int) -> None:
     outputs, disks, slow = [], [], []
     for fast in (True, False):
         units = [kind(block_count=BLOCKS) for _ in range(2)]
         for unit in units:
             unit.inline = Inline.ALL
             unit.fault = _fails if faults else None
-        link = Recorded(*units, fast=fast, piece=piece)
+        offered = {"header_digest": "header" in digests, "data_digest": "data" in digests}
+        link = Recorded(*units, fast=fast, piece=piece, **offered)
+        assert link.end.connection.out.data_digest == ("data" in digests)
         before = sum(each.commands for each in link.end.connection.counters.values())
         sent, general = _run(link, seed, 120, len(units))
         outputs.append(sent)
@@ -128,6 +131,24 @@ def test_same_bytes(kind: type[RamUnit], piece: int, faults: bool, seed: int) ->
     assert disks[0] == disks[1]
     assert slow[1] == 120
     assert slow[0] < 90, "hardly any command took the fast path"
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("where", ["header", "header digest", "data", "data digest"])
+def test_a_wrong_digest_writes_nothing(fast: bool, where: str) -> None:
+    unit = InlineRamUnit(block_count=BLOCKS)
+    link = Recorded(unit, fast=fast, header_digest=True, data_digest=True)
+    good = link.session.command(_cdb(0x2A, 0, 1), data_out=b"g" * 512)
+    link.session.command(_cdb(0x2A, 1, 1), data_out=b"b" * 512)
+    data = bytearray(b"".join(link.session.take_output()))
+    second = len(data) // 2
+    at = {"header": 35, "header digest": 49, "data": 52 + 100, "data digest": 52 + 512 + 1}[where]
+    data[second + at] ^= 1
+    link.session.received(link.end.feed(bytes(data), link.piece))
+    assert good.status == 0
+    assert bytes(unit.memory[:1024]) == b"g" * 512 + bytes(512)
+    assert not link.end.connection.open, "the CmdSN of the second command is lost"
+    link.close()
 
 
 def test_a_live_unit_answers_like_one_that_copies() -> None:

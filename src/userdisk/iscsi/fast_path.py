@@ -14,6 +14,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
+from userdisk.iscsi.digest import digest
 from userdisk.iscsi.outgoing import OUTPUT_BUFFERS, OUTPUT_BYTES
 from userdisk.operation import Kind
 from userdisk.unit import Buffer
@@ -50,12 +51,18 @@ def run(connection: Connection) -> None:
     incoming, out = connection.incoming, connection.out
     buffer, view = incoming.buffer, incoming.view
     pos, end = incoming.start, incoming.end
-    last = end - 48
     exp_cmd_sn, stat_sn = out.exp_cmd_sn, out.stat_sn
     window = out.window
     if exp_cmd_sn > _NUMBERS_END or stat_sn > _NUMBERS_END or window < 0:
         return
-    stat_sn_end = room_end = stat_sn + (OUTPUT_BUFFERS - len(out.buffers)) // 2
+    first = len(out.buffers)
+    stat_sn_end = room_end = stat_sn + (OUTPUT_BUFFERS - first) // 2
+    data_digest = incoming.data_digest
+    digests = data_digest or incoming.header_digest
+    header_length = 52 if incoming.header_digest else 48
+    data_trailer = 4 if data_digest else 0
+    if digests:
+        room_end = stat_sn_end = stat_sn + (OUTPUT_BUFFERS - first) // 4
     size = out.size  # and the data that is read
     append = out.buffers.append
     viewed = out.live  # the output has views of live memory
@@ -65,9 +72,12 @@ def run(connection: Connection) -> None:
     writes = written = 0
     start, start_length = b"", -1  # of a Data-In header, for this length and lun
 
+    last = end - header_length
     while pos <= last:
         flags, lengths, lun, itt, expected, cmd_sn, cdb, lba, blocks = _COMMAND(buffer, pos)
         if cmd_sn != exp_cmd_sn or stat_sn >= stat_sn_end:
+            break
+        if digests and not _intact(view, pos, 48, header_length - 48):
             break
         if lun != current:
             path = connection.paths.get(int.from_bytes(lun, "big"))
@@ -84,7 +94,7 @@ def run(connection: Connection) -> None:
             block_length, block_count = lu.block_length, lu.block_count
             read_limit, write_limit = _limits(connection, lu)
             live = unit.live_reads
-            copied = live and (lu.shared or not gate.all_inline)
+            copied = live and (lu.shared or not gate.all_inline or data_digest)
             start_length = -1
 
         if flags == _READ_COMMAND:
@@ -108,7 +118,7 @@ def run(connection: Connection) -> None:
                 start_length = length
                 # where the batch ends if all that follows is like this
                 stat_sn_end = min(room_end, stat_sn + (OUTPUT_BYTES - size) // length + 1)
-            pos += 48
+            pos += header_length
             exp_cmd_sn += 1
             try:
                 data: Buffer = read(lba, blocks, False)  # type: ignore[assignment]
@@ -144,22 +154,24 @@ def run(connection: Connection) -> None:
             else:
                 break
             length = blocks * block_length
-            data_start = pos + 48
+            data_start = pos + header_length
             data_end = data_start + length
             if (
                 length != expected
                 or length != lengths  # all of it immediate (a multiple of 512: no padding)
                 or not 0 < length <= write_limit
                 or lba + blocks > block_count
-                or data_end > end
+                or data_end + data_trailer > end
             ):
+                break
+            if data_digest and not _intact(view, data_start, length, data_trailer):
                 break
             if viewed:
                 out.settle()
                 viewed = False
                 append = out.buffers.append
             exp_cmd_sn += 1
-            pos = data_end
+            pos = data_end + data_trailer
             try:
                 write(lba, view[data_start:data_end], False)
             except BaseException as error:
@@ -180,8 +192,11 @@ def run(connection: Connection) -> None:
         # the unit raised: the general path builds the answer, and goes on after this command
         _count(connection, lu, stat_sn - first_stat_sn, size - first_size, writes, written)
         out.exp_cmd_sn, out.stat_sn = exp_cmd_sn, stat_sn
+        if digests:
+            out.add_digests(first)
         address = int.from_bytes(lun, "big"), itt, expected
         connection.tasks.answer_failure(lu, kind, failure, address, (lba, blocks))
+        append, first = out.buffers.append, len(out.buffers)
         first_stat_sn = stat_sn = out.stat_sn
         first_size = size = out.size
         writes = written = 0
@@ -190,7 +205,15 @@ def run(connection: Connection) -> None:
         _count(connection, lu, stat_sn - first_stat_sn, size - first_size, writes, written)
     out.exp_cmd_sn, out.stat_sn = exp_cmd_sn, stat_sn
     out.live = viewed
+    if digests:
+        out.add_digests(first)
     incoming.start = pos
+
+
+def _intact(view: memoryview, start: int, length: int, trailer: int) -> bool:
+    """Whether the digest after these bytes is theirs; yes, if there is none."""
+    end = start + length
+    return not trailer or digest(view[start:end]) == view[end : end + trailer]
 
 
 def _count(

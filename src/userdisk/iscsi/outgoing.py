@@ -100,6 +100,20 @@ class Outgoing:
                 self.size += pdu.DIGEST_LENGTH
         self.size += pdu.BHS_LENGTH + pdu.padded(length)
 
+    def add_digests(self, first: int) -> None:
+        """Put digests into what is queued from index `first` on: headers, each with data or not.
+
+        Data is a multiple of four bytes long, so that it has no padding.
+        """
+        added: list[Buffer] = []
+        for buffer in self.buffers[first:]:
+            is_header = len(buffer) == pdu.BHS_LENGTH
+            added.append(buffer)
+            if self.header_digest if is_header else self.data_digest:
+                added.append(digest(buffer))
+                self.size += pdu.DIGEST_LENGTH
+        self.buffers[first:] = added
+
     def add(self, pdus: Sequence[bytes]) -> None:
         """Queue complete PDUs."""
         self.buffers += pdus
