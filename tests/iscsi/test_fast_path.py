@@ -261,6 +261,17 @@ def test_what_read_returns(
     link.close()
 
 
+@pytest.mark.parametrize("live", [False, True])
+@pytest.mark.parametrize("header", [False, True])
+def test_rows_that_are_as_many_as_a_header_has_bytes(header: bool, live: bool) -> None:
+    """The digest is of the data, whatever its shape."""
+    unit = _Returns(lambda data: memoryview(data).cast("B", (48, 512)))
+    unit.live_reads = live
+    link = Recorded(unit, fast=True, header_digest=header, data_digest=True)
+    assert link.command(_cdb(0x28, 0, 48), read_length=48 * 512).data == bytes(48 * 512)
+    link.close()
+
+
 @pytest.mark.parametrize("fast", [False, True])
 @pytest.mark.parametrize("kind", [SystemExit, ValueError, MemoryError, errors.NotReady])
 def test_whatever_is_raised_fails_one_command(fast: bool, kind: type[BaseException]) -> None:

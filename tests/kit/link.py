@@ -111,8 +111,11 @@ class TargetEnd:
         """Run what was posted and what was left over; returns what the connection sends."""
         sent = []
         while True:
+            size = self.connection.out.size
             output = self.connection.take_output()
             sent += [bytes(buffer) for buffer in output]
+            # the owner takes a batch of this size for sent when so many bytes were
+            assert size == sum(memoryview(buffer).nbytes for buffer in output)
             if self.connection.more and self.reading:
                 self.connection.resume()
             elif not self.inbox.empty():
