@@ -50,7 +50,9 @@ class Server:
     ) -> None:
         self._targets = {target.name.lower(): target for target in targets}
         if len(self._targets) != len(targets):
-            raise UsageError("two targets have the same name")
+            names = [target.name.lower() for target in targets]
+            name = next(name for name in names if names.count(name) > 1)
+            raise UsageError(f"two targets have the same name, {name}")
         units = (lu.gate for target in targets for lu in target.units)
         self._gates: list[Gate] = list(dict.fromkeys(units))
         self._listen = tuple(listen)
@@ -162,7 +164,7 @@ def _open(gate: Gate) -> None:
         gate.open()
     except UserdiskError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if is_bug(error):
             log.error("unit %s: open failed", gate.name, exc_info=error)
         why = str(error) or type(error).__name__

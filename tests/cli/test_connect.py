@@ -14,7 +14,7 @@ PLAIN = Offer(NAME, "192.0.2.7", 3260, units=2)
 
 
 def commands(offer: Offer, title: str) -> list[str]:
-    paragraphs = dict(part.split("\n", 1) for part in connect_text(offer).split("\n\n") if part)
+    paragraphs = dict(part.split("\n", 1) for part in connect_text([offer]).split("\n\n") if part)
     found = next(text for name, text in paragraphs.items() if name.startswith(title))
     return [line.strip() for line in found.splitlines()]
 
@@ -55,5 +55,23 @@ def test_names_reach_a_shell_as_they_are(user: str) -> None:
 
 
 def test_one_way_chap_sets_one_secret() -> None:
-    text = connect_text(Offer(NAME, "192.0.2.7", 3260, user="alice"))
+    text = connect_text([Offer(NAME, "192.0.2.7", 3260, user="alice")])
     assert "ONEWAYCHAP" in text and "username_in" not in text and "TARGET_PASSWORD" not in text
+
+
+def test_several_targets_share_what_is_asked_and_found_once() -> None:
+    other = Offer(NAME + "-2", "192.0.2.7", 3260, units=1)
+    text = connect_text([PLAIN, other])
+    for once in ("sendtargets", "New-IscsiTargetPortal", "qemu-img info"):
+        assert text.count(once) == 1
+    for offer in (PLAIN, other):
+        assert f"-m node -T {offer.name} -p 192.0.2.7:3260 --login\n" in text
+        assert f"Connect-IscsiTarget -NodeAddress {offer.name}\n" in text
+        assert f"-drive file={offer.url(0)},format=raw" in text
+    assert f"TargetNodeAddress -in {NAME},{NAME}-2 |" in text
+
+
+def test_qemu_is_given_no_secret_that_it_would_not_check() -> None:
+    lines = commands(Offer(NAME, "192.0.2.7", 3260, user="alice", mutual_user="disk"), "QEMU")
+    assert not any("CHAP_TARGET" in line for line in lines)
+    assert "# QEMU does not check the target's secret" in lines

@@ -39,14 +39,28 @@ def test_unit_name(spec: str, name: str) -> None:
     ],
 )
 def test_default_target_name(spec: str, name: str) -> None:
-    assert names.default_target_name(spec) == name
+    assert names.target_names([spec], (), each=False) == [name]
 
 
 @given(st.text(min_size=1, max_size=400))
 def test_a_default_name_is_a_name(spec: str) -> None:
-    name = names.default_target_name(spec)
-    assert names.checked_name("--name", name) == name
-    assert names.default_target_name(spec) == name
+    made = names.target_names([spec, spec], (), each=True)
+    assert [names.checked_name("--name", name) for name in made] == made
+    assert len(set(made)) == 2
+    assert names.target_names([spec, spec], (), each=True) == made
+
+
+def test_names_of_several_targets() -> None:
+    specs = ["a.img", "ram:1G", "ram:2G", "ram-2"]
+    assert names.target_names(specs, (), each=False) == ["iqn.2026-11.io.userdisk:a.img"]
+    made = [name.rpartition(":")[2] for name in names.target_names(specs, (), each=True)]
+    assert made == ["a.img", "ram", "ram-2", "ram-2-2"]
+    given = ["iqn.2026-11.x:B", "iqn.2026-11.x:a"]
+    assert names.target_names(specs[:2], given, each=True) == ["iqn.2026-11.x:b", given[1]]
+    with pytest.raises(UsageError, match="--name: given 2 times, each of the 4 units needs one"):
+        names.target_names(specs, given, each=True)
+    with pytest.raises(UsageError, match="--each"):
+        names.target_names(specs, given, each=False)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.serving import serving
-from userdisk.initiator_client import Initiator, parse_url
+from tests.cli.serving import run, serving
+from userdisk.initiator_client import Initiator, discover, parse_url
 from userdisk.iscsi.initiator_login import Settings
 
 SLOW_FLUSH = textwrap.dedent("""
@@ -72,6 +72,23 @@ def test_the_summary_counts_by_unit() -> None:
     first, second = out.splitlines()[-2:]
     assert first == "  0  ram: 0 reads (0 bytes), 0 writes (0 bytes), 0 flushes, 0 unmaps"
     assert second == "  1  ram: 1 read (1.50 KiB), 2 writes (8 KiB), 1 flush, 0 unmaps"
+
+
+def test_a_target_for_each_unit(tmp_path: Path) -> None:
+    with serving("--each", "ram:1M", "ram:2M") as server:
+        names = [parse_url(url).target for url in server.urls]
+        assert names == ["iqn.2026-11.io.userdisk:ram", "iqn.2026-11.io.userdisk:ram-2"]
+        settings = Settings("iqn.2026-11.io.userdisk:test", None)
+        assert list(discover(("127.0.0.1", server.port), settings)) == names
+        for url, blocks in zip(map(parse_url, server.urls), (2048, 4096), strict=True):
+            settings = Settings("iqn.2026-11.io.userdisk:test", url.target)
+            with Initiator((url.host, url.port), settings, lun=url.lun) as initiator:
+                assert initiator.capacity().block_count == blocks
+        assert server.stop()[0] == 0
+    given = ("--name", "iqn.2026-11.x:a", "--name", "iqn.2026-11.x:a")
+    done = run("--each", "ram:1M", "ram:2M", *given)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "userdisk: two targets have the same name, iqn.2026-11.x:a\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

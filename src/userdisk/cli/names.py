@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from userdisk.cli.units import unit_name
 from userdisk.errors import UsageError
@@ -18,10 +19,33 @@ _NAME = re.compile(
 )
 
 
-def default_target_name(spec: str) -> str:
-    """The target name for a server whose first unit is `spec`: the same for the same name."""
+def target_names(specs: Sequence[str], given: Sequence[str], *, each: bool) -> list[str]:
+    """The name of the target of all units, or of one target for each of them.
+
+    Args:
+        given: the names to use; none: names that are the same for the same units.
+
+    Raises `UsageError` if there are too many or too few.
+    """
+    wanted = specs if each else specs[:1]
+    if given:
+        if len(given) != len(wanted):
+            rule = f"each of the {len(specs)} units needs one" if each else "one target has one"
+            hint = "" if each else " (--each makes a target for each unit)"
+            raise UsageError(f"--name: given {len(given)} times, {rule}{hint}")
+        return [checked_name("--name", text) for text in given]
+    names: list[str] = []
+    for spec in wanted:
+        name, number = _default_name(spec), 1
+        while (own := name if number == 1 else f"{name}-{number}") in names:
+            number += 1
+        names.append(own)
+    return names
+
+
+def _default_name(spec: str) -> str:
     name = re.sub(r"[^a-z0-9.-]+", "-", unit_name(spec).lower()).strip("-.")
-    return (_PREFIX + (name or "disk"))[:_MAX_NAME].rstrip("-.")
+    return (_PREFIX + (name or "disk"))[: _MAX_NAME - 4].rstrip("-.")
 
 
 def checked_name(option: str, text: str) -> str:

@@ -18,7 +18,6 @@ from userdisk.cli.connect import Offer, connect_text
 from userdisk.cli.names import (
     DEFAULT_PORT,
     checked_name,
-    default_target_name,
     duration_text,
     is_loopback,
     is_wildcard,
@@ -26,6 +25,7 @@ from userdisk.cli.names import (
     parse_portal,
     portal_text,
     size_text,
+    target_names,
 )
 from userdisk.cli.running import Signals
 from userdisk.cli.secrets import find_credentials
@@ -35,10 +35,11 @@ if TYPE_CHECKING:
     from userdisk.iscsi.chap import Credentials
     from userdisk.iscsi.environment import Tally
     from userdisk.target.logical_unit import LogicalUnit
+    from userdisk.target.target import Target
 
 _HELP = f"""Offer units to initiators over iSCSI until Ctrl-C.
 
-{UNIT_HELP} Several are logical units 0, 1, ... of one target.
+{UNIT_HELP} Several are logical units 0, 1, ... of one target, or with --each targets of their own.
 
 CHAP secrets come from --chap-file or from USERDISK_CHAP_USER and USERDISK_CHAP_SECRET
 (USERDISK_CHAP_MUTUAL_USER and USERDISK_CHAP_MUTUAL_SECRET for mutual CHAP), never from the
@@ -68,7 +69,14 @@ _OPTIONS: Sequence[click.Parameter] = (
         metavar="IQN",
         help="Initiator that may log in; may be repeated. Default: any.",
     ),
-    click.Option(["--name"], metavar="IQN", help="Target name; default: from the first unit."),
+    click.Option(["--each"], is_flag=True, help="Make a target for each unit, not one for all."),
+    click.Option(
+        ["--name"],
+        multiple=True,
+        metavar="IQN",
+        help="Target name, by default made from the (first) unit's; with --each, one for each unit"
+        " in their order.",
+    ),
     click.Option(["-v", "--verbose"], is_flag=True, help="Log connections and logins."),
 )
 
@@ -79,7 +87,8 @@ def serve(
     advertise: str | None,
     chap_file: str | None,
     initiator: Sequence[str],
-    name: str | None,
+    each: bool,
+    name: Sequence[str],
     verbose: bool,
     **options: Any,
 ) -> int:
@@ -88,7 +97,7 @@ def serve(
     )
     portals = [parse_portal("--listen", text) for text in listen]
     initiators = [checked_name("--initiator", text) for text in initiator]
-    target_name = default_target_name(specs[0]) if name is None else checked_name("--name", name)
+    names = target_names(specs, name, each=each)
     credentials = find_credentials(chap_file, os.environ)
 
     from userdisk.gate import Gate
@@ -104,8 +113,10 @@ def serve(
             LogicalUnit(Gate(unit, unit_name(spec)))
             for unit, spec in zip(units, specs, strict=True)
         ]
+        groups = [[lu] for lu in lus] if each else [lus]
+        targets = [Target(name, group) for name, group in zip(names, groups, strict=True)]
         server = Server(
-            [Target(target_name, lus)],
+            targets,
             listen=portals,
             credentials=credentials,
             initiators=initiators,
@@ -114,7 +125,7 @@ def serve(
         bound = server.start()
         signals.started()
         began = time.monotonic()
-        _print_start(target_name, lus, bound, advertise, credentials)
+        _print_start(targets, bound, advertise, credentials)
         status = 0
         try:
             signals.wait_and_stop(server.stop, lambda: server.waits_for)
@@ -128,8 +139,7 @@ commands = [click.Command("serve", callback=serve, params=list(_OPTIONS), help=_
 
 
 def _print_start(
-    name: str,
-    lus: Sequence[LogicalUnit],
+    targets: Sequence[Target],
     bound: Sequence[tuple[str, int]],
     advertise: str | None,
     credentials: Credentials | None,
@@ -139,12 +149,13 @@ def _print_start(
         user = credentials.users[0].name
         mutual = credentials.mutual.name if credentials.mutual is not None else None
     offers = [
-        Offer(name, *_reachable(host, port, advertise), len(lus), user, mutual)
-        for host, port in bound
+        [Offer(target.name, *portal, len(target.units), user, mutual) for target in targets]
+        for portal in (_reachable(host, port, advertise) for host, port in bound)
     ]
-    for offer in offers:
-        for lun, lu in enumerate(lus):
-            click.echo(f"{offer.url(lun)}\n    {_describe(lu)}")
+    for of_portal in offers:
+        for offer, target in zip(of_portal, targets, strict=True):
+            for lun, lu in enumerate(target.units):
+                click.echo(f"{offer.url(lun)}\n    {_describe(lu)}")
     click.echo()
     click.echo(connect_text(offers[0]))
     open_to_all = [portal_text(*address) for address in bound if not is_loopback(address[0])]
