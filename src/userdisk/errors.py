@@ -145,14 +145,24 @@ def from_exception(error: BaseException, *, writing: bool) -> StorageError:
     """
     if isinstance(error, StorageError):
         return error
-    if isinstance(error, OSError) and error.errno is not None:
-        kind = _BY_ERRNO.get(error.errno, HardwareError)
+    if isinstance(error, OSError) and (number := _errno_of(error)) is not None:
+        kind = _BY_ERRNO.get(number, HardwareError)
         if kind is MediumError and writing:
             kind = WriteError
         return kind(str(error))
     if isinstance(error, MemoryError):
         return OutOfMemory("out of memory")
     return HardwareError(f"{type(error).__name__}: {error}")
+
+
+def _errno_of(error: OSError) -> int | None:
+    """Its number, also where Python sets none: OSError(errno.EIO), and time-outs of sockets."""
+    if error.errno is not None:
+        return error.errno
+    if isinstance(error, TimeoutError):
+        return errno.ETIMEDOUT
+    only = error.args[0] if len(error.args) == 1 else None
+    return only if isinstance(only, int) else None
 
 
 def is_bug(error: BaseException) -> bool:

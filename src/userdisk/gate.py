@@ -113,9 +113,9 @@ class Gate:
         """
         try:
             operation.result = operation.call(self.unit)
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:  # sys.exit() in a unit is a bug like any other
+            if isinstance(error, KeyboardInterrupt) and _on_main_thread():
+                raise  # somebody's Ctrl-C; no other thread gets one from the system
             operation.error = error
 
     # -- everything else -----------------------------------------------------------------------
@@ -159,3 +159,7 @@ class Gate:
         message = f"unit {self.name}: read returned {what} instead of {length} bytes"
         log.error(message)  # a bug in the unit, though nothing was raised
         return errors.HardwareError(message)
+
+
+def _on_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()

@@ -60,9 +60,7 @@ class Operation:
         """Run the operation and keep its result or exception; for plain (not async) units."""
         try:
             self._keep(unit, self.call(unit))
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # sys.exit() in a unit does not end the thread of all
+        except BaseException as error:  # whatever a unit raises does not end the thread of all
             self.error = error
 
     async def perform_async(self, unit: StorageUnit) -> None:

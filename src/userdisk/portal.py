@@ -192,6 +192,8 @@ class Portals:
             )[0]
         except socket.gaierror as error:
             raise UsageError(f"cannot listen on {where}: {error.strerror}") from None
+        except UnicodeError:  # labels that are empty or too long
+            raise UsageError(f"cannot listen on {where}: not a host name") from None
         sock = socket.socket(family, kind, protocol)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -16,7 +16,7 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 #: (lba, blocks) pairs, as `StorageUnit.unmap` gets them.
 Extents: TypeAlias = Sequence[tuple[int, int]]
 
-_MAX_BLOCKS = 1 << 63
+_MAX_SIZE = 1 << 63  # bytes; system calls count them in signed 64-bit numbers
 _MAX_TRANSFER = 1 << 30
 
 
@@ -63,13 +63,13 @@ class Parameters:
     def __post_init__(self) -> None:
         if self.guid.int == 0:
             raise UsageError("guid: must not be all zero")
-        _check_integer("block_count", self.block_count, 1, _MAX_BLOCKS)
+        _check_integer("block_count", self.block_count, 1, _MAX_SIZE // 512 - 1)
         _check_power_of_two("block_length", self.block_length, 512, 4096)
         _check_power_of_two(
             "physical_block_length", self.physical_block_length, self.block_length, 1 << 20
         )
-        if self.block_count * self.block_length > _MAX_BLOCKS:
-            raise UsageError("block_count: the disk would be larger than 2^63 bytes")
+        if self.size >= _MAX_SIZE:
+            raise UsageError("block_count: the disk would have 2^63 bytes or more")
         _check_text("product_id", self.product_id, 16)
         _check_text("product_revision", self.product_revision, 4)
         _check_integer(
@@ -81,8 +81,7 @@ class Parameters:
                 f" block_length {self.block_length}"
             )
         for name in ("write_protected", "cache_supported", "unmap_supported", "eject_disabled"):
-            if not isinstance(getattr(self, name), bool):
-                raise UsageError(f"{name}: must be True or False, not {getattr(self, name)!r}")
+            _check_truth(name, getattr(self, name))
 
     @property
     def size(self) -> int:
@@ -102,6 +101,11 @@ def _check_power_of_two(name: str, value: object, low: int, high: int) -> None:
     assert isinstance(value, int)
     if value & (value - 1):
         raise UsageError(f"{name}: must be a power of two, not {value}")
+
+
+def _check_truth(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise UsageError(f"{name}: must be True or False, not {value!r}")
 
 
 def _check_text(name: str, value: object, length: int) -> None:
@@ -272,6 +276,10 @@ def _parameters_of(unit: StorageUnit) -> Parameters:
             called = f"{name}({', '.join(arguments)})"
             raise UsageError(f"{kind}.{name}: is called as {called}: {error}") from None
     _check_integer("workers", unit.workers, 1, 256)
+    if not isinstance(unit.inline, Inline):
+        raise UsageError(f"inline: must be userdisk.Inline values, not {unit.inline!r}")
+    for name in ("concurrent", "live_reads", "unmap_zeroes"):
+        _check_truth(name, getattr(unit, name))
     cache, unmap = unit.cache_supported, unit.unmap_supported
     return Parameters(
         guid=_guid_of(unit),

@@ -28,6 +28,13 @@ FILES = {
     "syntax.py": "class Disk(:\n",
     "raises.py": "import does_not_exist_anywhere\n",
     "plain.py": "class Disk: pass\n",
+    "badinline.py": """
+        from userdisk import StorageUnit
+        class Disk(StorageUnit):
+            block_count, inline = 2048, True
+            def read(self, lba, blocks, fua): return b""
+            def write(self, lba, data, fua): pass
+    """,
     "badsize.py": """
         from userdisk import StorageUnit
         class Disk(StorageUnit):
@@ -63,6 +70,7 @@ def folder(tmp_path: Path) -> Path:
         (["new.img"], ["new.img", "size"]),
         (["new.img", "--size", "lots"], ["--size", "lots"]),
         (["new.img", "--size", "-1"], ["--size", "-1"]),
+        (["new.img", "--size", "8E"], ["--size", "8E"]),
         (["small.img", "--size", "1M"], ["small.img", "4 KiB", "1 MiB"]),
         (["odd.img"], ["odd.img", "1000", "512"]),
         # parameters
@@ -85,12 +93,14 @@ def folder(tmp_path: Path) -> Path:
         (["raises.py:Disk"], ["raises.py", "does_not_exist_anywhere"]),
         (["plain.py:Disk"], ["Disk", "StorageUnit"]),
         (["badsize.py:Disk"], ["block_count"]),
+        (["badinline.py:Disk"], ["inline", "True"]),
         (["no_such_module_at_all:Disk"], ["no_such_module_at_all"]),
         # addresses and names
         (["ram:1M", "--listen", "::1"], ["--listen", "[::1]:3260"]),
         (["ram:1M", "--listen", "127.0.0.1:70000"], ["--listen", "65535"]),
         (["ram:1M", "--listen", "192.0.2.1:3260"], ["192.0.2.1:3260"]),
         (["ram:1M", "--listen", "no-such-host.invalid"], ["no-such-host.invalid"]),
+        (["ram:1M", "--listen", "a..b"], ["a..b"]),
         (["ram:1M", "--name", "my disk"], ["--name", "my disk", "iqn."]),
         (["ram:1M", "--initiator", "laptop"], ["--initiator", "laptop", "iqn."]),
         # secrets

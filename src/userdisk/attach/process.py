@@ -105,7 +105,7 @@ def _open_gate(task: Task, stop: _Stop) -> Gate:
             gate.open()
         except UserdiskError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if errors.is_bug(error):
                 log.exception("unit %s: open failed", task.name)
             reason = (

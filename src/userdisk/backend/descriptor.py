@@ -213,7 +213,7 @@ def lock(descriptor: int, path: str, *, shared: bool) -> None:
     try:
         fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise UsageError(f"{path} is in use by another process") from None
+        raise UsageError(f"{path} is in use by another process, or named twice") from None
     except OSError as error:
         raise UsageError(f"{path}: cannot be locked: {error.strerror}") from None
 

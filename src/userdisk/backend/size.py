@@ -30,8 +30,8 @@ def parse_size(text: str) -> int:
         if part % 10 ** len(fraction):
             raise UsageError(f"{text!r} is not a whole number of bytes")
         size += part // 10 ** len(fraction)
-    if size > _LARGEST:
-        raise UsageError(f"{text!r} is larger than a disk can be (8E)")
+    if size >= _LARGEST:
+        raise UsageError(f"{text!r} is larger than a disk can be (less than 8E)")
     return size
 
 
