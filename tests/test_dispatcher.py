@@ -60,6 +60,7 @@ class Watched(StorageUnit):
 
     def flush(self) -> Any:
         self.enter(-1)
+        time.sleep(0.0005)
         self.leave()
 
 
@@ -198,7 +199,7 @@ def test_a_serial_unit_never_does_two_things_at_once(
 ) -> None:
     """Over inline operations of several owners, workers or the event loop, and a flush."""
     unit = kind()
-    unit.inline = Inline.READ
+    unit.inline = Inline.READ | Inline.FLUSH  # what is plain of it
     gate, waiting = gates(unit), Waiting()
     submitted = [0] * 3
 

@@ -223,6 +223,25 @@ def test_what_a_slow_reader_gets_is_what_was_there(make: Any) -> None:
         assert all(read.data == b"a" * 65536 for read in reads)
 
 
+def test_what_waits_for_a_slow_reader_is_not_changed_by_another_session() -> None:
+    """Each read is of one time: of before the other session's write, or of after it."""
+    with serving(LiveRamUnit()) as (_, address):
+        slow = connect(address)
+        for lba in range(0, 2048, 128):
+            slow.write(lba, b"a" * 65536)
+        reads = [slow.session.command(READ_64K, read_length=65536) for _ in range(120)]
+        slow.send()
+        time.sleep(0.05)
+        with connect(address, isid=2) as other:
+            other.write(0, b"b" * 65536)
+        slow.finish(reads[-1])
+        seen = [bytes(read.data) for read in reads]
+        assert set(seen) <= {b"a" * 65536, b"b" * 65536}
+        assert seen == sorted(seen)
+        assert seen[-1] == b"b" * 65536, "all was sent before the write: the test shows nothing"
+        slow.close()
+
+
 @pytest.mark.parametrize("how", ["close", "reset", "garbage", "half a PDU"])
 def test_connections_that_end_badly_leave_nothing(
     served: tuple[Server, tuple[str, int]], how: str

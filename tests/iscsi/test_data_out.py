@@ -151,9 +151,11 @@ def test_immediate_data_that_has_to_wait_for_budget() -> None:
     sent = b"".join(bytes(part) for part in disk.link.session.take_output())
     answer = disk.link.end.feed(sent)
     assert disk.tasks._bursts._waiting, "nobody has to wait"
+    for _ in range(5):  # the receive buffer is used again, before the R2Ts are answered
+        disk.link.session.ping(b"\xff" * 16000)
+    sent = b"".join(bytes(part) for part in disk.link.session.take_output())
+    disk.link.session.received(disk.link.end.feed(sent))
     disk.link.session.received(answer)
-    for _ in range(10):  # the receive buffer is used again
-        disk.link.session.ping(b"\xff" * 8000)
     for task in [*large, small]:
         assert disk.link.run(task).status == 0
     assert disk.unit.memory[:4096] == disk.data[:4096]
