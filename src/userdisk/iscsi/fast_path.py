@@ -5,30 +5,35 @@ the announced length equal to the CDB's, all write data immediate, an inline uni
 for the nexus. At the first command that is anything else it stops, and the general path
 (connection, tasks, the engine) takes that one. Both give the same answers: tests compare them.
 
-Everything in the loop is a local name; a command costs one unpack, one call of the unit and one
-pack. RFC 7143 11.3 (command), 11.4 (response), 11.7 (Data-In with status).
+Commands of a busy disk look alike: they differ in their numbers and in the lba. So the first of a
+run is decoded and checked field by field (`_shape`), and those that follow are compared with it, as
+bytes. Everything in the loop is a local name; a command costs one unpack, one call of the unit and
+one pack. RFC 7143 11.3 (command), 11.4 (response), 11.7 (Data-In with status); SBC-4 5.16, 5.40.
 """
 
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from userdisk.iscsi.digest import digest
 from userdisk.iscsi.outgoing import OUTPUT_BUFFERS, OUTPUT_BYTES
 from userdisk.operation import Kind
-from userdisk.unit import Buffer
 
 if TYPE_CHECKING:
     from userdisk.iscsi.connection import Connection
     from userdisk.target.logical_unit import LogicalUnit
 
-#: opcode and flags, lengths, lun, itt, expected length, cmd_sn, CDB bytes 0-1, then of a
-#: 10-byte CDB: lba, and group number, blocks and control as one number. The lun stays bytes: a
-#: 64-bit number costs three times as much to decode.
-_COMMAND = struct.Struct(">H2xI8sIII4xHII6x").unpack_from
-#: of a 16-byte CDB, from byte 2 on: lba, blocks, group number and control
-_CDB_16 = struct.Struct(">QIH").unpack_from
+#: the first 16 bytes (opcode, flags, lengths, lun), itt, expected length, cmd_sn, CDB bytes 0-1,
+#: lba, and what follows the lba in the CDB, up to its control byte
+_COMMAND_10 = struct.Struct(">16sIII4xHI4s6x").unpack_from
+_COMMAND_16 = struct.Struct(">16sIII4xHQ6s").unpack_from
+_HEAD = struct.Struct(">HHI8s").unpack
+#: what follows the lba: group number, blocks, control; blocks, group number, control
+_TAIL_10 = struct.Struct(">BHB").unpack
+_TAIL_16 = struct.Struct(">IBB").unpack
+
 #: the first 16 bytes, itt, the four bytes that follow, stat_sn, exp_cmd_sn, max_cmd_sn
 _RESPONSE = struct.Struct(">16sI4sIII12x").pack
 _DATA_IN_START = struct.Struct(">II8s").pack
@@ -36,7 +41,6 @@ _DATA_IN_START = struct.Struct(">II8s").pack
 _READ_COMMAND = 0x01C1  # SCSI Command; final, read, SIMPLE
 _WRITE_COMMAND = 0x01A1  # SCSI Command; final, write, SIMPLE
 _READ_10, _READ_16, _WRITE_10, _WRITE_16 = 0x2800, 0x8800, 0x2A00, 0x8A00
-_NOT_BLOCKS = 0xFF0000FF  # group number and control in the word that holds a 10-byte CDB's blocks
 
 _DATA_IN_GOOD = 0x25810000  # Data-In, final, with status GOOD
 _RESPONSE_GOOD = bytes.fromhex("2180000000000000 0000000000000000")
@@ -44,6 +48,17 @@ _NO_TTT = b"\xff\xff\xff\xff"
 _NO_SNACK = bytes(4)
 
 _NUMBERS_END = 0xFFFFF000  # the general path takes the numbers around 2^32
+
+
+class _Shape(NamedTuple):
+    """What commands have in common that differ only in their numbers and their lba."""
+
+    writing: bool
+    unpack: Callable[[bytearray, int], tuple[Any, ...]]
+    head: bytes
+    cdb: int
+    tail: bytes
+    blocks: int
 
 
 def run(connection: Connection) -> None:
@@ -56,126 +71,90 @@ def run(connection: Connection) -> None:
     if exp_cmd_sn > _NUMBERS_END or stat_sn > _NUMBERS_END or window < 0:
         return
     first = len(out.buffers)
-    stat_sn_end = room_end = stat_sn + (OUTPUT_BUFFERS - first) // 2
     data_digest = incoming.data_digest
     digests = data_digest or incoming.header_digest
     header_length = 52 if incoming.header_digest else 48
     data_trailer = 4 if data_digest else 0
-    if digests:
-        room_end = stat_sn_end = stat_sn + (OUTPUT_BUFFERS - first) // 4
+    stat_sn_end = room_end = stat_sn + (OUTPUT_BUFFERS - first) // (4 if digests else 2)
     size = out.size  # and the data that is read
     append = out.buffers.append
     viewed = out.live  # the output has views of live memory
-    current = b""  # the lun that the names below are about
-    lu: LogicalUnit
+    current = b""  # the lun that the next names are about
+    lu: Any = None
+    gate: Any = None
+    read: Any = None
+    write: Any = None
+    live = copied = False
+    read_limit = write_limit = 0
+    unpack: Callable[[bytearray, int], tuple[Any, ...]] = _COMMAND_10
+    read_shape = write_shape = None
+    read_head = read_tail = write_head = write_tail = start = b""
+    read_cdb = write_cdb = read_last = write_last = 0
+    read_blocks = write_blocks = read_length = write_length = 0
     first_stat_sn, first_size = stat_sn, size  # for `_count`, as are writes and written
     writes = written = 0
-    start, start_length = b"", -1  # of a Data-In header, for this length and lun
 
     last = end - header_length
     while pos <= last:
-        flags, lengths, lun, itt, expected, cmd_sn, cdb, lba, blocks = _COMMAND(buffer, pos)
+        head, itt, expected, cmd_sn, cdb, lba, tail = unpack(buffer, pos)
         if cmd_sn != exp_cmd_sn or stat_sn >= stat_sn_end:
             break
         if digests and not _intact(view, pos, 48, header_length - 48):
             break
-        if lun != current:
-            path = connection.paths.get(int.from_bytes(lun, "big"))
-            if path is None or not path.ready or not connection.enter(path.lu.gate):
-                break
-            if current:
-                _count(connection, lu, stat_sn - first_stat_sn, size - first_size, writes, written)  # noqa: F821
-                first_stat_sn, first_size, writes, written = stat_sn, size, 0, 0
-            current = lun
-            lu = path.lu
-            gate = lu.gate
-            unit = gate.unit
-            read, write = unit.read, unit.write
-            block_length, block_count = lu.block_length, lu.block_count
-            read_limit, write_limit = _limits(connection, lu)
-            live = unit.live_reads
-            copied = live and (lu.shared or not gate.all_inline or data_digest)
-            start_length = -1
 
-        if flags == _READ_COMMAND:
-            if cdb == _READ_10:
-                if blocks & _NOT_BLOCKS:
-                    break
-                blocks >>= 8
-            elif cdb == _READ_16:
-                lba, blocks, flags = _CDB_16(buffer, pos + 34)
-                if flags:
-                    break
-            else:
-                break
-            length = blocks * block_length
-            if length != expected or lengths or lba + blocks > block_count:
-                break
-            if length != start_length:
-                if not 0 < length <= read_limit:
-                    break
-                start = _DATA_IN_START(_DATA_IN_GOOD, length, lun)
-                start_length = length
-                # where the batch ends if all that follows is like this
-                stat_sn_end = min(room_end, stat_sn + (OUTPUT_BYTES - size) // length + 1)
+        if (
+            head == read_head
+            and tail == read_tail
+            and expected == read_length
+            and cdb == read_cdb
+            and lba <= read_last
+        ):
             pos += header_length
             exp_cmd_sn += 1
             try:
-                data: Buffer = read(lba, blocks, False)  # type: ignore[assignment]
+                data = read(lba, read_blocks, False)
                 if type(data) is memoryview:
-                    if data.nbytes != length or digests:  # whose place is told by len()
-                        data = gate.checked_read(data, length)
+                    if data.nbytes != read_length or digests:  # whose place is told by len()
+                        data = gate.checked_read(data, read_length)
                     if live:
                         if copied:
                             data = bytes(data)
                         viewed = True
-                elif type(data) is not bytes or len(data) != length:
-                    data = gate.checked_read(data, length)
+                elif type(data) is not bytes or len(data) != read_length:
+                    data = gate.checked_read(data, read_length)
                     if live:  # not a view, so that nobody would copy it later
                         data = bytes(data)
             except BaseException as error:
-                kind, failure = Kind.READ, error
+                kind, failure, blocks = Kind.READ, error, read_blocks
             else:
                 append(_RESPONSE(start, itt, _NO_TTT, stat_sn, exp_cmd_sn, exp_cmd_sn + window))
                 append(data)
                 stat_sn += 1
-                size += length
+                size += read_length
                 continue
 
-        elif flags == _WRITE_COMMAND:
-            if cdb == _WRITE_10:
-                if blocks & _NOT_BLOCKS:
-                    break
-                blocks >>= 8
-            elif cdb == _WRITE_16:
-                lba, blocks, flags = _CDB_16(buffer, pos + 34)
-                if flags:
-                    break
-            else:
-                break
-            length = blocks * block_length
+        elif (
+            head == write_head
+            and tail == write_tail
+            and expected == write_length
+            and cdb == write_cdb
+            and lba <= write_last
+        ):
             data_start = pos + header_length
-            data_end = data_start + length
-            if (
-                length != expected
-                or length != lengths  # all of it immediate (a multiple of 512: no padding)
-                or not 0 < length <= write_limit
-                or lba + blocks > block_count
-                or data_end + data_trailer > end
-            ):
+            data_end = data_start + write_length
+            if data_end + data_trailer > end:
                 break
-            if data_digest and not _intact(view, data_start, length, data_trailer):
+            if data_digest and not _intact(view, data_start, write_length, data_trailer):
                 break
             if viewed:
                 out.settle()
                 viewed = False
-                append = out.buffers.append
             exp_cmd_sn += 1
             pos = data_end + data_trailer
             try:
                 write(lba, view[data_start:data_end], False)
             except BaseException as error:
-                kind, failure = Kind.WRITE, error
+                kind, failure, blocks = Kind.WRITE, error, write_blocks
             else:
                 append(
                     _RESPONSE(
@@ -184,17 +163,65 @@ def run(connection: Connection) -> None:
                 )
                 stat_sn += 1
                 writes += 1
-                written += length
+                written += write_length
                 continue
+
         else:
-            break
+            shape = _shape(buffer, pos)
+            if shape is None or shape in (read_shape, write_shape):
+                break
+            lun = shape.head[8:]
+            if lun != current:
+                path = connection.paths.get(int.from_bytes(lun, "big"))
+                if path is None or not path.ready or not connection.enter(path.lu.gate):
+                    break
+                if current:
+                    _count(
+                        connection,
+                        lu,
+                        stat_sn - first_stat_sn,
+                        size - first_size,
+                        writes,
+                        written,
+                    )
+                    first_stat_sn, first_size, writes, written = stat_sn, size, 0, 0
+                current = lun
+                lu = path.lu
+                gate = lu.gate
+                unit = gate.unit
+                read, write = unit.read, unit.write
+                read_limit, write_limit = _limits(connection, lu)
+                live = unit.live_reads
+                copied = live and (lu.shared or not gate.all_inline or data_digest)
+                read_shape = write_shape = None
+                read_head = write_head = b""
+            length = shape.blocks * lu.block_length
+            if shape.writing:
+                if (
+                    not 0 < length <= write_limit
+                    or int.from_bytes(shape.head[4:8], "big") != length
+                ):
+                    break  # all of the data has to be immediate (a multiple of 512: no padding)
+                write_shape, write_length = shape, length
+                _, unpack, write_head, write_cdb, write_tail, write_blocks = shape
+                write_last = lu.block_count - write_blocks
+            else:
+                if not 0 < length <= read_limit:
+                    break
+                read_shape, read_length = shape, length
+                _, unpack, read_head, read_cdb, read_tail, read_blocks = shape
+                read_last = lu.block_count - read_blocks
+                start = _DATA_IN_START(_DATA_IN_GOOD, length, lun)
+                # where the batch ends if all that follows is like this
+                stat_sn_end = min(room_end, stat_sn + (OUTPUT_BYTES - size) // length + 1)
+            continue
 
         # the unit raised: the general path builds the answer, and goes on after this command
         _count(connection, lu, stat_sn - first_stat_sn, size - first_size, writes, written)
         out.exp_cmd_sn, out.stat_sn = exp_cmd_sn, stat_sn
         if digests:
             out.add_digests(first)
-        address = int.from_bytes(lun, "big"), itt, expected
+        address = int.from_bytes(current, "big"), itt, expected
         connection.tasks.answer_failure(lu, kind, failure, address, (lba, blocks))
         append, first = out.buffers.append, len(out.buffers)
         first_stat_sn = stat_sn = out.stat_sn
@@ -208,6 +235,25 @@ def run(connection: Connection) -> None:
     if digests:
         out.add_digests(first)
     incoming.start = pos
+
+
+def _shape(buffer: bytearray, pos: int) -> _Shape | None:
+    """The shape of the command at `pos`; None if it is not a plain one."""
+    opcode = buffer[pos + 32]
+    unpack, tail_of = (_COMMAND_16, _TAIL_16) if opcode & 0x80 else (_COMMAND_10, _TAIL_10)
+    head, _, _, _, cdb, _, tail = unpack(buffer, pos)
+    flags, reserved, lengths, _ = _HEAD(head)
+    if flags == _READ_COMMAND and cdb in (_READ_10, _READ_16) and not lengths:
+        writing = False
+    elif flags == _WRITE_COMMAND and cdb in (_WRITE_10, _WRITE_16):
+        writing = True
+    else:
+        return None
+    fields = tail_of(tail)
+    blocks, group = (fields[0], fields[1]) if opcode & 0x80 else (fields[1], fields[0])
+    if reserved or group or fields[2]:
+        return None
+    return _Shape(writing, unpack, head, cdb, tail, blocks)
 
 
 def _intact(view: memoryview, start: int, length: int, trailer: int) -> bool:
