@@ -162,3 +162,23 @@ def test_keyboard_interrupts_are_for_the_program() -> None:
     thread.join()
     reads[1].perform(unit)
     assert all(isinstance(read.error, KeyboardInterrupt) for read in reads)
+
+
+def test_the_same_bug_is_logged_with_its_traceback_once(caplog: pytest.LogCaptureFixture) -> None:
+    gate = Gate(RamUnit(), "the-disk")
+
+    def bug(divisor: int) -> BaseException:
+        try:
+            1 / divisor
+        except ZeroDivisionError as error:
+            return error
+        raise AssertionError
+
+    for _ in range(150):
+        gate.failed(bug(0), Kind.READ)
+    told = [record.getMessage() for record in caplog.records]
+    assert [bool(record.exc_info) for record in caplog.records] == [True, False, False]
+    assert "10 times" in told[1]
+    assert "100 times" in told[2]
+    gate.failed(bug(0), Kind.WRITE)
+    assert caplog.records[-1].exc_info

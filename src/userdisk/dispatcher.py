@@ -165,6 +165,7 @@ class Dispatcher:
             self._unit.batch(operations)
         except BaseException as error:
             _fail(operations, error)
+        _fail(operations, RuntimeError("batch() left the operation out"))
 
     # -- async methods -------------------------------------------------------------------------
 
@@ -207,6 +208,7 @@ class Dispatcher:
                     await result
             except BaseException as error:
                 _fail(operations, error)
+            _fail(operations, RuntimeError("batch() left the operation out"))
         else:
             await operations[0].perform_async(self._unit)
         self._ended(operations)
@@ -226,7 +228,7 @@ def _finish(operation: Operation) -> None:
 
 
 def _fail(operations: Sequence[Operation], error: BaseException) -> None:
-    """A batch that raised: whatever it had not finished has failed."""
+    """A batch has ended: whatever it did not perform has failed, and must not pass for done."""
     for operation in operations:
-        if operation.error is None:
-            operation.error = error
+        if not operation.performed:
+            operation.fail(error)

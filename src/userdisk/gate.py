@@ -23,6 +23,8 @@ from userdisk.unit import Buffer, Inline, Parameters, StorageUnit
 
 log = logging.getLogger("userdisk")
 
+_BUGS = 100  # different ones that are told apart
+
 
 #: What the unit must declare inline for the operation to be, without and with FUA.
 _INLINE: dict[Kind, tuple[Inline, Inline]] = {
@@ -46,6 +48,7 @@ class Gate:
         self.restricted: object | None = None
         #: Guards what ports share about the unit (unit attentions, pending tasks); held briefly.
         self.state_lock = threading.Lock()
+        self._bugs: dict[object, int] = {}  # how often each was seen
         self._inline = {
             (kind, fua): not inspect.iscoroutinefunction(getattr(unit, kind.name.lower()))
             and needed[fua] in unit.inline
@@ -137,8 +140,23 @@ class Gate:
     def failed(self, error: BaseException, kind: Kind) -> errors.StorageError:
         """The table's entry for what the unit raised; logs the traceback of a bug."""
         if errors.is_bug(error):
-            log.error("unit %s: %s failed", self.name, kind.name.lower(), exc_info=error)
+            self._report(error, kind)
         return errors.from_exception(error, writing=kind not in (Kind.READ, Kind.EXTENTS))
+
+    def _report(self, error: BaseException, kind: Kind) -> None:
+        """Log a bug with its traceback; the same one again only at the 10th, 100th, ... time."""
+        traceback = error.__traceback__
+        while traceback is not None and traceback.tb_next is not None:
+            traceback = traceback.tb_next
+        line = (type(error), kind, traceback and (traceback.tb_frame.f_code, traceback.tb_lineno))
+        if len(self._bugs) >= _BUGS:
+            self._bugs.clear()
+        times = self._bugs[line] = self._bugs.get(line, 0) + 1
+        what = f"unit {self.name}: {kind.name.lower()} failed"
+        if times == 1:
+            log.error(what, exc_info=error)
+        elif str(times).strip("0") == "1":
+            log.error("%s in the same way %d times: %r", what, times, error)
 
     def checked_read(self, data: Buffer, length: int) -> Buffer:
         """`data`, if it is what a read of `length` bytes must return; else raises HardwareError."""

@@ -28,8 +28,8 @@ class Operation:
     is set by then. Belongs to one port at a time; not thread-safe.
     """
 
-    __slots__ = ("blocks", "data", "done", "error", "extents", "fua", "kind", "lba", "queued",
-                 "result")  # fmt: skip
+    __slots__ = ("blocks", "data", "done", "error", "extents", "fua", "kind", "lba", "performed",
+                 "queued", "result")  # fmt: skip
 
     def __init__(
         self,
@@ -50,6 +50,7 @@ class Operation:
         self.result: Any = None
         self.error: BaseException | None = None
         self.done: Callable[[Operation], None] | None = None
+        self.performed = False  #: `result` or `error` holds
         self.queued = False  # waiting in a dispatcher: may still be cancelled
 
     def call(self, unit: StorageUnit) -> Any:
@@ -61,7 +62,7 @@ class Operation:
         try:
             self._keep(unit, self.call(unit))
         except BaseException as error:  # whatever a unit raises does not end the thread of all
-            self.error = error
+            self.fail(error)
 
     async def perform_async(self, unit: StorageUnit) -> None:
         """Like `perform`, for units with `async def` methods."""
@@ -69,12 +70,22 @@ class Operation:
             result = self.call(unit)
             self._keep(unit, await result if inspect.isawaitable(result) else result)
         except BaseException as error:  # CancelledError, too
-            self.error = error
+            self.fail(error)
+
+    def finish(self, result: Any = None) -> None:
+        """The operation was done in another way than by `perform`, by a `batch`; a read's data."""
+        self.result = result
+        self.performed = True
+
+    def fail(self, error: BaseException) -> None:
+        """The operation has failed."""
+        self.error = error
+        self.performed = True
 
     def _keep(self, unit: StorageUnit, result: Any) -> None:
         """What a live read shows may change before it is sent: copy it while the gate is held."""
         live = unit.live_reads and self.kind is Kind.READ
-        self.result = bytes(memoryview(result)) if live else result
+        self.finish(bytes(memoryview(result)) if live else result)
 
 
 def _write(unit: StorageUnit, operation: Operation) -> Any:

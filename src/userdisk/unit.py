@@ -242,8 +242,9 @@ class StorageUnit:
     def batch(self, operations: Sequence[object]) -> Awaitable[None] | None:
         """Perform operations that are waiting together; override to merge or submit them at once.
 
-        Each is a `userdisk.gate.Operation`: `operation.perform(self)` runs it and keeps its result
-        or exception. Only units that override this have it called, with at least one operation.
+        Each is a `userdisk.operation.Operation`: `perform(self)` runs it and keeps its result or
+        exception; `finish` and `fail` end one that was done otherwise. One left out has failed.
+        Only units that override this have it called, with at least one operation.
         """
         raise NotImplementedError
 

@@ -384,6 +384,20 @@ def test_a_batch_over_two_units_lets_go_of_both() -> None:
     link.close()
 
 
+def test_reads_and_writes_whose_cdbs_differ_in_length_are_fast() -> None:
+    link = Recorded(InlineRamUnit(block_count=BLOCKS), fast=True)
+    counters = link.end.connection.counters
+    before = sum(each.commands for each in counters.values())
+    for n in range(20):
+        link.session.command(_cdb(0x28, n, 1), read_length=512)
+        link.session.command(_cdb(0x8A, n, 1), data_out=bytes([n]) * 512)
+        link.session.command(_cdb(0x88, n, 1), read_length=512)
+    link.pump()
+    assert not link.session.tasks
+    assert sum(each.commands for each in counters.values()) == before
+    link.close()
+
+
 def test_a_busy_gate_is_not_waited_for() -> None:
     """A serial unit with slow operations: while one runs, reads are queued behind it."""
     unit = RamUnit(block_count=BLOCKS)

@@ -439,7 +439,7 @@ class DataChanges(GoodReadOnly):
         (Fails, r"failed at block 700: MediumError\('scratched'\)"),
         (FlushFails, "flush.* failed: OSError"),
         (ReturnsALength, "must return nothing"),
-        (BatchForgets, "batch: wrong data|not NoneType"),
+        (BatchForgets, "left the operation out"),
         (BatchReverses, "batch: wrong data.*holds what belongs to block"),
         (CloseFails, "last flush or close failed"),
         (DataChanges, "has changed"),

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 SESSION_LIMIT = 8 << 20  #: bytes of solicited data, or of data-in under way, for one session
-PROCESS_LIMIT = 256 << 20  #: the same for all of them
+PROCESS_LIMIT = 128 << 20  #: the same for all of them; their buffers may take twice as much
 
 
 class Budget:
@@ -33,28 +33,32 @@ class Budget:
 class Buffers:
     """Burst buffers that are used again, because a fresh one costs a page fault for each page.
 
-    From any thread. What is taken need not be given back: then it is freed like any other memory.
+    They come in few lengths, each at most twice as long as what asks for it. From any thread. What
+    is taken need not be given back: then it is freed like any other memory.
     """
 
-    SIZE = (1 << 20) + (64 << 10)  #: bytes: the longest burst and what was left over before it
+    _LENGTHS = (128 << 10, 256 << 10, 512 << 10, (1 << 20) + (64 << 10))
     _SMALL = 64 << 10  # up to here the allocator does as well
-    _KEPT = 16
+    _KEPT = 8  # of each length
 
     def __init__(self, lock: AbstractContextManager[Any]) -> None:
-        self._free: list[bytearray] = []
+        self._free: dict[int, list[bytearray]] = {length: [] for length in self._LENGTHS}
         self._lock = lock
 
     def take(self, size: int) -> bytearray:
         """A buffer of `size` bytes or more, with anything in it."""
-        if not self._SMALL < size <= self.SIZE:
+        if size <= self._SMALL:
             return bytearray(size)
-        with self._lock:
-            if self._free:
-                return self._free.pop()
-        return bytearray(self.SIZE)
+        for length in self._LENGTHS:
+            if size <= length:
+                with self._lock:
+                    return self._free[length].pop() if self._free[length] else bytearray(length)
+        return bytearray(size)
 
     def give(self, buffer: bytearray) -> None:
         """Give back what nobody uses any more."""
-        with self._lock:
-            if len(buffer) == self.SIZE and len(self._free) < self._KEPT:
-                self._free.append(buffer)
+        free = self._free.get(len(buffer))
+        if free is not None:
+            with self._lock:
+                if len(free) < self._KEPT:
+                    free.append(buffer)

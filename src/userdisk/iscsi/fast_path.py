@@ -168,8 +168,13 @@ def run(connection: Connection) -> None:
 
         else:
             shape = _shape(buffer, pos)
-            if shape is None or shape in (read_shape, write_shape):
+            if shape is None:
                 break
+            if shape in (read_shape, write_shape):
+                if unpack is shape.unpack:
+                    break
+                unpack = shape.unpack  # reads and writes whose CDBs are of different length
+                continue
             lun = shape.head[8:]
             if lun != current:
                 path = connection.paths.get(int.from_bytes(lun, "big"))
