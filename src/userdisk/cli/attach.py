@@ -67,6 +67,8 @@ def _mount(
     place = Path(folder).resolve()
     if not place.is_dir():
         raise UsageError(f"{folder}: {'not a' if place.exists() else 'no such'} folder")
+    if place.is_mount():  # eject could not tell the two apart
+        raise UsageError(f"{folder}: something is mounted there already")
     if force and format_ is None:
         raise UsageError("--force: says to format what is not blank, so it needs --format")
     filesystem.check_tools(format_)

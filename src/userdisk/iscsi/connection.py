@@ -21,6 +21,7 @@ from userdisk.gate import Gate
 from userdisk.iscsi import fast_path, full_feature, pdu
 from userdisk.iscsi.discovery import Record, TextNegotiation
 from userdisk.iscsi.environment import Environment, Peer, Tally
+from userdisk.iscsi.fast_path import Lane
 from userdisk.iscsi.incoming import Incoming, Pdu, ProtocolError, SegmentError
 from userdisk.iscsi.login import PENDING, Login, LoginStatus, Negotiated, Opened
 from userdisk.iscsi.outgoing import COMMAND_WINDOW, Outgoing
@@ -79,6 +80,7 @@ class Connection:
         self.out = Outgoing()
         self.tasks: Tasks = Tasks(self)
         self.incoming = Incoming(_LOGIN_BUFFER, _LOGIN_SEGMENT, self.tasks.destination)
+        self.lane: Lane | None = None  #: what the fast path knows from the batch before
         self.more = False  #: `resume` has work that does not need another byte
         self._login: Login | None = environment.login(self._open_session)
         self._held: Gate | None = None
@@ -247,6 +249,8 @@ class Connection:
         while self.phase is Phase.FULL_FEATURE or self.phase is Phase.LOGIN:
             if self._fast and not incoming.landing:
                 fast_path.run(self)
+                if incoming.start == incoming.end:
+                    return
             if out.full:
                 self.more = True
                 return

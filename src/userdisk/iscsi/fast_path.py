@@ -6,16 +6,17 @@ for the nexus. At the first command that is anything else it stops, and the gene
 (connection, tasks, the engine) takes that one. Both give the same answers: tests compare them.
 
 Commands of a busy disk look alike: they differ in their numbers and in the lba. So the first of a
-run is decoded and checked field by field (`_shape`), and those that follow are compared with it, as
-bytes. Everything in the loop is a local name; a command costs one unpack, one call of the unit and
-one pack. RFC 7143 11.3 (command), 11.4 (response), 11.7 (Data-In with status); SBC-4 5.16, 5.40.
+kind is decoded and checked field by field (`_shape`), and those that follow are compared with it,
+as bytes; what was learned is kept for the next batch (`Connection.lane`). Everything in the loop is
+a local name; a command costs one unpack, one call of the unit and one pack. RFC 7143 11.3
+(command), 11.4 (response), 11.7 (Data-In with status); SBC-4 5.16, 5.40.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from userdisk.iscsi.digest import digest
 from userdisk.iscsi.outgoing import OUTPUT_BUFFERS, OUTPUT_BYTES
@@ -50,6 +51,10 @@ _NO_SNACK = bytes(4)
 _NUMBERS_END = 0xFFFFF000  # the general path takes the numbers around 2^32
 
 
+#: What `run` learned: the path and its unit, then the shapes of its reads and writes.
+Lane: TypeAlias = "tuple[Any, ...]"
+
+
 class _Shape(NamedTuple):
     """What commands have in common that differ only in their numbers and their lba."""
 
@@ -79,7 +84,8 @@ def run(connection: Connection) -> None:
     size = out.size  # and the data that is read
     append = out.buffers.append
     viewed = out.live  # the output has views of live memory
-    current = b""  # the lun that the next names are about
+    path: Any = None  # the next names are about this one, whose lun is `current`
+    current = b""
     lu: Any = None
     gate: Any = None
     read: Any = None
@@ -93,6 +99,18 @@ def run(connection: Connection) -> None:
     read_blocks = write_blocks = read_length = write_length = 0
     first_stat_sn, first_size = stat_sn, size  # for `_count`, as are writes and written
     writes = written = 0
+    learned = False
+    lane = connection.lane
+    if lane is not None and lane[0].ready and connection.enter(lane[0].lu.gate):
+        # fmt: off
+        (path, current, lu, gate, read, write, live, read_limit, write_limit, unpack,
+         read_shape, read_head, read_tail, read_cdb, read_last, read_blocks, read_length, start,
+         write_shape, write_head, write_tail, write_cdb, write_last, write_blocks, write_length,
+         ) = lane
+        # fmt: on
+        copied = live and (lu.shared or not gate.all_inline or data_digest)
+        if read_length:
+            stat_sn_end = min(room_end, stat_sn + (OUTPUT_BYTES - size) // read_length + 1)
 
     last = end - header_length
     while pos <= last:
@@ -175,6 +193,7 @@ def run(connection: Connection) -> None:
                     break
                 unpack = shape.unpack  # reads and writes whose CDBs are of different length
                 continue
+            learned = True
             lun = shape.head[8:]
             if lun != current:
                 path = connection.paths.get(int.from_bytes(lun, "big"))
@@ -200,6 +219,7 @@ def run(connection: Connection) -> None:
                 copied = live and (lu.shared or not gate.all_inline or data_digest)
                 read_shape = write_shape = None
                 read_head = write_head = b""
+                read_length = 0
             length = shape.blocks * lu.block_length
             if shape.writing:
                 if (
@@ -240,6 +260,14 @@ def run(connection: Connection) -> None:
     if digests:
         out.add_digests(first)
     incoming.start = pos
+    if learned and path is not None:
+        # fmt: off
+        connection.lane = (
+            path, current, lu, gate, read, write, live, read_limit, write_limit, unpack,
+            read_shape, read_head, read_tail, read_cdb, read_last, read_blocks, read_length, start,
+            write_shape, write_head, write_tail, write_cdb, write_last, write_blocks, write_length,
+        )
+        # fmt: on
 
 
 def _shape(buffer: bytearray, pos: int) -> _Shape | None:

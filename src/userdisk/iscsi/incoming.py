@@ -106,6 +106,8 @@ class Incoming:
         start, end = self.start, self.end
         if start == end:
             self.start = self.end = 0
+            if not self.approaching:
+                return self._writable
         elif start and len(self.buffer) - end < _LANDING + _LARGEST_HEADER:
             rest = end - start
             self._writable[:rest] = bytes(self._writable[start:end])
