@@ -141,6 +141,7 @@ def test_the_only_partition_is_the_one_to_mount(desk: Desk) -> None:
         (["ram:1M", "mnt", "--format", "xfs"], 1, "mkfs.xfs /dev/loop"),
         (["ram:1M", "mnt", "--format", "fat99"], 2, "'fat99' is not one of 'ext4'"),
         (["ram:1M", "nowhere"], 2, "nowhere: no such folder"),
+        (["ram:1M", "/proc", "--format", "ext4"], 2, "/proc: something is mounted there"),
         (["ram:1M", "mnt", "--force"], 2, "needs --format"),
         (["ram:1M", "mnt", "--format", "ext4", "--read-only"], 2, "read-only"),
         (["ram:1M", "mnt", "--format", "ext4", "-o", "no-such-option"], 1, "mnt"),
