@@ -175,6 +175,18 @@ def test_a_busy_mount_is_not_ejected_without_force(desk: Desk) -> None:
     wait_until(lambda: desk.leftovers() == [])
 
 
+@requires("mkfs.ext4")
+def test_what_is_mounted_on_top_is_not_unmounted(desk: Desk) -> None:
+    desk.userdisk("mount", "ram:32M", desk.mountpoint, "--format", "ext4")
+    subprocess.run(["mount", "-t", "tmpfs", "other", desk.mountpoint], check=True)
+    try:
+        _, line = desk.refused("eject", desk.mountpoint)
+        assert "other is mounted on top of it; unmount that first" in line
+    finally:
+        subprocess.run(["umount", desk.mountpoint], check=True)
+    desk.userdisk("eject", desk.mountpoint)
+
+
 def test_a_device_that_is_held_is_not_ejected(desk: Desk) -> None:
     device = desk.attach("ram:8M")
     holder = os.open(device, os.O_RDWR | os.O_EXCL)

@@ -163,7 +163,7 @@ def test_vital_product_data(unit: InlineRamUnit) -> None:
 @pytest.mark.parametrize(
     ("unit", "limits", "provisioning", "capacity"),
     [
-        (InlineRamUnit(), "00100000 00000100 00000001 80000000", "00840200", "c000"),
+        (InlineRamUnit(), "00100000 00000100 00000008 80000000", "00840200", "c000"),
         (
             InlineRamUnit(physical_block_length=4096),
             "00100000 00000100 00000008 80000000",

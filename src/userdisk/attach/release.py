@@ -30,6 +30,11 @@ def release(devices: Sequence[Path], *, force: bool) -> list[str]:
     problems = []
     nodes = [node for device in devices for node in with_partitions(device)]
     for mount in reversed(mounts.mounts_of(nodes)):
+        stacked = [found for found in mounts.mounts() if found.folder == mount.folder]
+        if stacked and stacked[-1] != mount:
+            raise UserdiskError(
+                f"{mount.folder}: {stacked[-1].source} is mounted on top of it; unmount that first"
+            )
         if _unmount(mount.folder):
             continue
         line = f"{mount.folder} is busy{_used_by(mount.folder)}"

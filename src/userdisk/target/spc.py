@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from userdisk.target.logical_unit import LogicalUnit
     from userdisk.target.target import Target
 
+_UNMAP_GRANULARITY = 4096  # bytes: a page, and a block of nearly every file system with images
 _OPTIMAL_TRANSFER = 1 << 20  # bytes
 
 
@@ -110,7 +111,7 @@ def _block_limits(lu: LogicalUnit, command: Command) -> bytes:
         values |= {
             "MAXIMUM UNMAP LBA COUNT": provisioning.MAX_BLOCKS,
             "MAXIMUM UNMAP BLOCK DESCRIPTOR COUNT": provisioning.MAX_DESCRIPTORS,
-            "OPTIMAL UNMAP GRANULARITY": physical,
+            "OPTIMAL UNMAP GRANULARITY": max(physical, _UNMAP_GRANULARITY // lu.block_length),
             "UGAVALID": 1,
         }
     return pages.fixed_page(pages.BLOCK_LIMITS_PAGE, values)
