@@ -8,7 +8,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 # Slow, or needs programs of other projects; everything else is the unit part.
-SYSTEM_TESTS := $(wildcard $(addprefix tests/,attach bench conformance docs interop guest))
+SYSTEM_TESTS := $(wildcard $(addprefix tests/,attach bench cli conformance docs interop guest \
+	iscsi/test_fuzz*.py test_conftest.py))
 SOURCES := $(wildcard src tests bench examples)
 
 .DEFAULT_GOAL := help

@@ -44,8 +44,6 @@ class Gate:
         self.unit = unit
         self.parameters: Parameters = unit.parameters
         self.name = name or type(unit).__name__
-        #: None, or what limits access to the unit now; set it and ports take their slow path.
-        self.restricted: object | None = None
         #: Guards what ports share about the unit (unit attentions, pending tasks); held briefly.
         self.state_lock = threading.Lock()
         self._bugs: dict[object, int] = {}  # how often each was seen
