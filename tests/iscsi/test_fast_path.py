@@ -398,6 +398,28 @@ def test_reads_and_writes_whose_cdbs_differ_in_length_are_fast() -> None:
     link.close()
 
 
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("read", [0x28, 0x88])
+@pytest.mark.parametrize("write", [0x2A, 0x8A])
+@pytest.mark.parametrize("beyond", [1, 7, 8, 9])
+def test_the_end_is_the_end_also_after_commands_that_look_alike(
+    fast: bool, read: int, write: int, beyond: int
+) -> None:
+    asked: list[tuple[str, int, int]] = []
+    unit = InlineRamUnit(block_count=BLOCKS)
+    unit.fault = lambda name, lba, blocks: asked.append((name, lba, blocks))
+    link = Recorded(unit, fast=fast)
+    lba = BLOCKS - 8 + beyond
+    for at in (0, BLOCKS - 8, lba):
+        link.session.command(_cdb(read, at, 8), read_length=4096)
+        link.session.command(_cdb(write, at, 8), data_out=bytes(4096))
+    before = link.end.connection.out.stat_sn
+    link.pump()
+    assert link.end.connection.out.stat_sn - before == 6
+    assert sorted({at for _, at, _ in asked}) == [0, BLOCKS - 8]
+    link.close()
+
+
 def test_a_busy_gate_is_not_waited_for() -> None:
     """A serial unit with slow operations: while one runs, reads are queued behind it."""
     unit = RamUnit(block_count=BLOCKS)
