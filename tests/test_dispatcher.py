@@ -15,6 +15,7 @@ from userdisk import errors
 from userdisk.dispatcher import Dispatcher
 from userdisk.gate import Gate
 from userdisk.operation import Kind, Operation
+from userdisk.turns import Turns
 from userdisk.unit import Buffer, Inline, StorageUnit
 
 BLOCKS = 64
@@ -431,7 +432,7 @@ def test_threads_start_with_the_first_operation_that_needs_them() -> None:
 def test_workers_of_a_serial_unit_are_one() -> None:
     unit = Watched()
     unit.workers = 8
-    dispatcher = Dispatcher(unit, threading.Lock())
+    dispatcher = Dispatcher(unit, Turns(serial=True))
     waiting = Waiting()
     operation = _read(0)
     operation.done = waiting.done

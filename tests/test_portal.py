@@ -262,7 +262,7 @@ def test_connections_that_end_badly_leave_nothing(
     eventually(lambda: not server._portals._owners)
     (target,) = server._targets.values()
     assert not target.nexuses
-    assert not target.units[0].tasks
+    assert not len(target.units[0].task_set)
     connect(address).close()
 
 
@@ -337,7 +337,7 @@ def test_resets_that_nobody_waits_for_any_more() -> None:
         others = [connect(address, isid=20 + number) for number in range(5)]
         slow.go.set()
         holder.finish(holder.session.ping())
-        eventually(lambda: not any(lu.tasks for lu in holder_units(server)))
+        eventually(lambda: not any(len(lu.task_set) for lu in holder_units(server)))
         for initiator in [*others, holder]:
             assert initiator.execute(bytes(6)) == b""
             initiator.close()

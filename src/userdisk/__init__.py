@@ -1,7 +1,7 @@
 """Any Python class becomes a disk: subclass `StorageUnit`, define `read` and `write`, serve it.
 
 unit, errors, operation   what a user writes; the error table; one call of a unit's method
-gate, dispatcher          the one way into a unit; threads and event loops of slow units
+gate, dispatcher, turns   the one way into a unit; threads and event loops of slow units
 backend, identity         units that come with userdisk (ram, file, block device); who a disk is
 scsi, target              wire formats; the engine that runs SCSI commands          (pure)
 iscsi                     PDUs, login, sessions, connections                        (pure)
@@ -27,7 +27,7 @@ from userdisk.errors import (
     WriteError,
     WriteProtected,
 )
-from userdisk.unit import Buffer, Extent, Extents, Inline, Parameters, StorageUnit
+from userdisk.unit import Buffer, Extent, Extents, Inline, Parameters, StorageUnit, Usage
 
 __all__ = [
     "Aborted",
@@ -46,6 +46,7 @@ __all__ = [
     "StorageError",
     "StorageUnit",
     "Unsupported",
+    "Usage",
     "UsageError",
     "UserdiskError",
     "WriteError",

@@ -2,8 +2,8 @@
 
 Plain methods are run by worker threads (one, or the unit's `workers` if it is concurrent),
 `async def` methods by an event loop on a thread of its own. Both start with the first operation
-that needs them, hold the gate's lock around each operation of a serial unit, and call
-`operation.done` when it has ended. Operations of one unit start in the order of `submit`.
+that needs them, take the gate's turns around each operation, and call `operation.done` when it
+has ended. Operations of one unit start in the order of `submit`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import inspect
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from userdisk.errors import Aborted
-from userdisk.operation import Operation
+from userdisk.operation import Kind, Operation
+from userdisk.turns import Turns
 from userdisk.unit import StorageUnit, overrides
 
 if TYPE_CHECKING:
@@ -30,13 +30,13 @@ class Dispatcher:
 
     Args:
         unit: whose methods are called.
-        lock: held while one of them runs; None for a concurrent unit.
+        turns: taken around each of them.
     """
 
-    def __init__(self, unit: StorageUnit, lock: threading.Lock | None) -> None:
+    def __init__(self, unit: StorageUnit, turns: Turns) -> None:
         self._unit = unit
-        self._lock = lock
-        self._workers = unit.workers if lock is None else 1
+        self._turns = turns
+        self._workers = 1 if turns.serial else unit.workers
         self._asynchronous = any(
             inspect.iscoroutinefunction(getattr(unit, name))
             for name in ("read", "write", "flush", "unmap", "zero", "batch", "open", "close")
@@ -76,8 +76,11 @@ class Dispatcher:
     def call(self, method: Callable[[], Any]) -> None:
         """Call a method of the unit (open, close, flush) and wait; raises what it raises."""
         if not inspect.iscoroutinefunction(method):
-            with self._lock or nullcontext():
+            self._turns.enter()
+            try:
                 method()
+            finally:
+                self._turns.leave()
             return
         with self._changed:
             if not self._threads:
@@ -126,11 +129,17 @@ class Dispatcher:
 
     def _take(self) -> list[Operation]:
         """The operations to run next; the caller holds the condition."""
-        count = min(len(self._queue), _BATCH if self._batching else 1)
-        taken = [self._queue.popleft() for _ in range(count)]
+        taken = [self._queue.popleft()]
+        while (
+            self._batching
+            and self._queue
+            and len(taken) < _BATCH
+            and Kind.EXCLUSIVE not in (taken[0].kind, self._queue[0].kind)
+        ):
+            taken.append(self._queue.popleft())
         for operation in taken:
             operation.queued = False
-        self._running += count
+        self._running += len(taken)
         return taken
 
     def _ended(self, operations: Sequence[Operation]) -> None:
@@ -150,11 +159,19 @@ class Dispatcher:
                 if not self._queue:
                     return
                 taken = self._take()
-            if self._lock is None:
-                self._perform(taken)
+            turns = self._turns
+            if taken[0].kind is Kind.EXCLUSIVE:
+                turns.enter_alone()
+                try:
+                    taken[0].perform(self._unit)
+                finally:
+                    turns.leave_alone()
             else:
-                with self._lock:
+                turns.enter()
+                try:
                     self._perform(taken)
+                finally:
+                    turns.leave()
             self._ended(taken)
 
     def _perform(self, operations: Sequence[Operation]) -> None:
@@ -189,19 +206,24 @@ class Dispatcher:
             if not taken:
                 await self._wake.wait()
                 self._wake.clear()
-            elif self._lock is None:  # operations overlap
+            elif self._turns.serial or taken[0].kind is Kind.EXCLUSIVE:
+                if tasks:
+                    await asyncio.wait(tasks)
+                self._turns.enter_alone()  # owners are in for a batch at most
+                try:
+                    await self._perform_async(taken)
+                finally:
+                    self._turns.leave_alone()
+            else:  # operations overlap; one that is exclusive waits for them above
                 task = self._loop.create_task(self._perform_async(taken))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
                 await asyncio.sleep(0)
-            else:
-                with self._lock:  # owners hold it for a batch at most
-                    await self._perform_async(taken)
         if tasks:
             await asyncio.wait(tasks)
 
     async def _perform_async(self, operations: Sequence[Operation]) -> None:
-        if self._batching:
+        if self._batching and operations[0].kind is not Kind.EXCLUSIVE:
             try:
                 result = self._unit.batch(operations)
                 if inspect.isawaitable(result):

@@ -5,6 +5,9 @@ over all connections and ports. Whoever runs an operation holds the gate. The ow
 takes it once for a batch (`enter`, `leave`) and runs inline operations itself; everything else is
 an `Operation` that `submit` hands to the unit's dispatcher, whose threads take the gate in turn.
 
+An `Exclusive` operation is alone in the unit, even if that is concurrent. What it changes of the
+state that commands look at is changed for all of them at once: a batch that runs has ended before.
+
 An owner never waits for a slow operation: where the dispatcher may hold the gate for long, `enter`
 gives up at once, and the owner's operations go to the dispatcher's queue as well.
 """
@@ -18,7 +21,8 @@ from collections.abc import Callable
 
 from userdisk import errors
 from userdisk.dispatcher import Dispatcher
-from userdisk.operation import Kind, Operation
+from userdisk.operation import LOOKING, Kind, Operation
+from userdisk.turns import Turns
 from userdisk.unit import Buffer, Inline, Parameters, StorageUnit
 
 log = logging.getLogger("userdisk")
@@ -35,6 +39,9 @@ _INLINE: dict[Kind, tuple[Inline, Inline]] = {
     Kind.ZERO: (Inline.WRITE, Inline.FLUSH),
     Kind.EXTENTS: (Inline.UNMAP, Inline.UNMAP),
 }
+_KEEPING = LOOKING | {Kind.FLUSH}
+#: Long, or not bounded at all: always on a thread of the unit.
+_OFFLOADED = frozenset({Kind.ERASE, Kind.CRYPTO_ERASE, Kind.USAGE, Kind.EXCLUSIVE})
 
 
 class Gate:
@@ -44,6 +51,9 @@ class Gate:
         self.unit = unit
         self.parameters: Parameters = unit.parameters
         self.name = name or type(unit).__name__
+        #: Called before each operation that changes blocks, on the thread that asks for it; ports
+        #: that go past the gate (the fast path) must not while there is one.
+        self.watch: Callable[[Operation], None] | None = None
         #: Guards what ports share about the unit (unit attentions, pending tasks); held briefly.
         self.state_lock = threading.Lock()
         self._bugs: dict[object, int] = {}  # how often each was seen
@@ -57,8 +67,9 @@ class Gate:
         self.inline_read = self._inline[Kind.READ, False]
         self.inline_write = self._inline[Kind.WRITE, False]
         self.all_inline = all(self._inline.values())
-        self._lock = None if unit.concurrent else threading.Lock()
-        self._dispatcher = Dispatcher(unit, self._lock)
+        self._turns = Turns(serial=not unit.concurrent)
+        self._patient = self.all_inline and self._turns.serial  # nobody is inside for long
+        self._dispatcher = Dispatcher(unit, self._turns)
         self._opened = False
 
     # -- life ----------------------------------------------------------------------------------
@@ -94,24 +105,26 @@ class Gate:
 
     def enter(self) -> bool:
         """Take the gate for inline operations, never for long; False: use `submit` instead."""
-        if self._lock is None:
-            return True
-        return self._lock.acquire(blocking=self.all_inline)
+        return self._turns.enter(wait=self._patient)
 
     def leave(self) -> None:
         """Give the gate back after `enter` returned True."""
-        if self._lock is not None:
-            self._lock.release()
+        self._turns.leave()
 
     def runs_inline(self, operation: Operation) -> bool:
         """Whether the operation is bounded in time: run it with `run` between enter and leave."""
-        return self._inline[operation.kind, operation.fua]
+        return (
+            not operation.offload
+            and operation.kind not in _OFFLOADED
+            and self._inline[operation.kind, operation.fua]
+        )
 
     def run(self, operation: Operation) -> None:
         """Run an inline operation on this thread, which has entered; sets result or error.
 
         The result of a read may be a view of live memory (`StorageUnit.live_reads`).
         """
+        self._watched(operation)
         try:
             operation.result = operation.call(self.unit)
         except BaseException as error:  # sys.exit() in a unit is a bug like any other
@@ -123,8 +136,18 @@ class Gate:
 
     def submit(self, operation: Operation, done: Callable[[Operation], None]) -> None:
         """Queue an operation; `done` is called on a thread of the unit when it has ended."""
+        self._watched(operation)
         operation.done = done
         self._dispatcher.submit(operation)
+
+    def perform(self, operation: Operation) -> None:
+        """Run an operation on this thread, whatever it is; for tests of the engine."""
+        self._watched(operation)
+        operation.perform(self.unit)
+
+    def _watched(self, operation: Operation) -> None:
+        if self.watch is not None and operation.kind not in _KEEPING:
+            self.watch(operation)
 
     def cancel(self, operation: Operation) -> None:
         """Take a queued operation out of the queue: `done` is called at once with `Aborted`.
@@ -139,7 +162,7 @@ class Gate:
         """The table's entry for what the unit raised; logs the traceback of a bug."""
         if errors.is_bug(error):
             self._report(error, kind)
-        return errors.from_exception(error, writing=kind not in (Kind.READ, Kind.EXTENTS))
+        return errors.from_exception(error, writing=kind not in LOOKING)
 
     def _report(self, error: BaseException, kind: Kind) -> None:
         """Log a bug with its traceback; the same one again only at the 10th, 100th, ... time."""

@@ -1,11 +1,15 @@
-"""One call of a storage unit's method, as a value: what is asked, then its result or error."""
+"""One call of a storage unit's method, as a value: what is asked, then its result or error.
+
+An `Exclusive` is several of them in a row with nobody else in the unit: what has to be atomic for
+every connection and port (COMPARE AND WRITE), and changes of what commands may do (reservations).
+"""
 
 from __future__ import annotations
 
 import enum
 import inspect
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Generator
+from typing import Any, TypeAlias
 
 from userdisk.unit import Extents, StorageUnit
 
@@ -19,6 +23,14 @@ class Kind(enum.IntEnum):
     UNMAP = 3
     ZERO = 4
     EXTENTS = 5
+    ERASE = 6
+    CRYPTO_ERASE = 7
+    USAGE = 8
+    EXCLUSIVE = 9
+
+
+#: Those that leave the blocks as they are.
+LOOKING = frozenset({Kind.READ, Kind.EXTENTS, Kind.USAGE})
 
 
 class Operation:
@@ -26,10 +38,14 @@ class Operation:
 
     `done(operation)` is called once, on whatever thread the operation ends; `result` or `error`
     is set by then. Belongs to one port at a time; not thread-safe.
+
+    Args:
+        gate: the `Gate` of the unit that is meant, if it is not that of the command's logical unit.
+        offload: run it on a thread of the unit even if it is inline: part of a long command.
     """
 
-    __slots__ = ("blocks", "data", "done", "error", "extents", "fua", "kind", "lba", "performed",
-                 "queued", "result")  # fmt: skip
+    __slots__ = ("blocks", "data", "done", "error", "extents", "fua", "gate", "kind", "lba",
+                 "offload", "performed", "queued", "result")  # fmt: skip
 
     def __init__(
         self,
@@ -40,6 +56,8 @@ class Operation:
         data: memoryview | None = None,
         extents: Extents = (),
         fua: bool = False,
+        gate: Any = None,
+        offload: bool = False,
     ) -> None:
         self.kind = kind
         self.lba = lba
@@ -47,6 +65,8 @@ class Operation:
         self.data = data
         self.extents = extents
         self.fua = fua
+        self.gate = gate
+        self.offload = offload
         self.result: Any = None
         self.error: BaseException | None = None
         self.done: Callable[[Operation], None] | None = None
@@ -88,6 +108,60 @@ class Operation:
         self.finish(bytes(memoryview(result)) if live else result)
 
 
+#: What an `Exclusive` runs: yields operations, is sent their results (what they raised is thrown
+#: into it), returns its own. Its code runs on a thread of the unit and may block briefly.
+Sequel: TypeAlias = "Generator[Operation, Any, Any]"
+
+
+class Exclusive(Operation):
+    """Operations in a row, with nobody else in the unit from the first to the end.
+
+    Args:
+        steps: makes the generator. Anything it raises is the error of the whole.
+        lba, blocks: what it writes; no blocks: nothing.
+        gate: as for `Operation`.
+    """
+
+    __slots__ = ("steps",)
+
+    def __init__(
+        self,
+        steps: Callable[[], Sequel],
+        lba: int = 0,
+        blocks: int = 0,
+        *,
+        gate: Any = None,
+    ) -> None:
+        super().__init__(Kind.EXCLUSIVE, lba, blocks, gate=gate, offload=True)
+        self.steps = steps
+
+    def call(self, unit: StorageUnit) -> Any:
+        """Run the steps of a plain unit; returns what they return."""
+        steps = self.steps()
+        value, error = None, None
+        try:
+            while True:
+                step = steps.send(value) if error is None else steps.throw(error)
+                step.perform(unit)
+                value, error = step.result, step.error
+        except StopIteration as stop:
+            return stop.value
+
+    async def perform_async(self, unit: StorageUnit) -> None:
+        """See `Operation.perform_async`."""
+        steps = self.steps()
+        value, error = None, None
+        try:
+            while True:
+                step = steps.send(value) if error is None else steps.throw(error)
+                await step.perform_async(unit)
+                value, error = step.result, step.error
+        except StopIteration as stop:
+            self.finish(stop.value)
+        except BaseException as failure:
+            self.fail(failure)
+
+
 def _write(unit: StorageUnit, operation: Operation) -> Any:
     assert operation.data is not None
     return unit.write(operation.lba, operation.data, operation.fua)
@@ -100,4 +174,7 @@ _CALLS: dict[Kind, Callable[[StorageUnit, Operation], Any]] = {
     Kind.UNMAP: lambda unit, op: unit.unmap(op.extents),
     Kind.ZERO: lambda unit, op: unit.zero(op.lba, op.blocks, op.fua),
     Kind.EXTENTS: lambda unit, op: list(unit.extents(op.lba, op.blocks)),
+    Kind.ERASE: lambda unit, op: unit.erase(),
+    Kind.CRYPTO_ERASE: lambda unit, op: unit.crypto_erase(),
+    Kind.USAGE: lambda unit, op: unit.usage(),
 }

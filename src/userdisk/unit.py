@@ -30,6 +30,14 @@ class Extent:
     zero: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """How much of a thin unit's storage is in use; in blocks."""
+
+    used: int
+    available: int
+
+
 class Inline(enum.Flag):
     """Which operations are bounded in time, so that the connection's own thread may run them.
 
@@ -59,6 +67,8 @@ class Parameters:
     unmap_supported: bool
     eject_disabled: bool
     max_transfer_length: int
+    removable: bool = False
+    atomic_blocks: int = 0
 
     def __post_init__(self) -> None:
         if self.guid.int == 0:
@@ -80,13 +90,19 @@ class Parameters:
                 f"max_transfer_length: {self.max_transfer_length} is not a multiple of"
                 f" block_length {self.block_length}"
             )
-        for name in ("write_protected", "cache_supported", "unmap_supported", "eject_disabled"):
+        _check_integer(
+            "atomic_blocks", self.atomic_blocks, 0, self.max_transfer_length // self.block_length
+        )
+        for name in _TRUTHS:
             _check_truth(name, getattr(self, name))
 
     @property
     def size(self) -> int:
         """The disk's size in bytes."""
         return self.block_count * self.block_length
+
+
+_TRUTHS = ("write_protected", "cache_supported", "unmap_supported", "eject_disabled", "removable")
 
 
 def _check_integer(name: str, value: object, low: int, high: int) -> None:
@@ -146,6 +162,10 @@ class StorageUnit:
     eject_disabled: bool = False
     #: The largest read or write in bytes; longer commands arrive split.
     max_transfer_length: int = 1 << 20
+    removable: bool = False  #: the medium can be ejected and loaded again
+    #: A write of so many blocks or fewer is stored wholly or not at all, whatever happens, and no
+    #: read sees half of it; 0: there is no such promise.
+    atomic_blocks: int = 0
 
     inline: Inline = Inline.NONE
     concurrent: bool = False  #: operations may run at the same time on several threads
@@ -171,6 +191,8 @@ class StorageUnit:
         unmap_supported: bool | None = None,
         eject_disabled: bool | None = None,
         max_transfer_length: int | None = None,
+        removable: bool | None = None,
+        atomic_blocks: int | None = None,
     ) -> None:
         given = {name: value for name, value in locals().items() if name in _PARAMETERS}
         for name, value in given.items():
@@ -239,6 +261,27 @@ class StorageUnit:
         """
         yield Extent(lba, blocks)
 
+    def erase(self) -> Awaitable[None] | None:
+        """Make all data irrecoverable by erasing the medium; return when that is durable.
+
+        Only units that override this offer SANITIZE with BLOCK ERASE.
+        """
+        raise Unsupported("erase is not implemented")
+
+    def crypto_erase(self) -> Awaitable[None] | None:
+        """Make all data irrecoverable by changing the key it is encrypted with, durably.
+
+        Only units that override this offer SANITIZE with CRYPTOGRAPHIC ERASE.
+        """
+        raise Unsupported("crypto_erase is not implemented")
+
+    def usage(self) -> Usage | Awaitable[Usage]:
+        """How much storage a thin unit uses, and how much more it could have.
+
+        Only units that override this report it, and warn when it runs short.
+        """
+        raise Unsupported("usage is not implemented")
+
     def batch(self, operations: Sequence[object]) -> Awaitable[None] | None:
         """Perform operations that are waiting together; override to merge or submit them at once.
 
@@ -294,6 +337,8 @@ def _parameters_of(unit: StorageUnit) -> Parameters:
         unmap_supported=overrides(unit, "unmap") if unmap is None else unmap,
         eject_disabled=unit.eject_disabled,
         max_transfer_length=unit.max_transfer_length,
+        removable=unit.removable,
+        atomic_blocks=unit.atomic_blocks,
     )
 
 

@@ -418,8 +418,8 @@ def test_a_data_out_while_the_operation_runs() -> None:
     raw = Raw(disk)
     ttt, _, _, length = r2t_of(raw.command(1024))
     assert length == 1 << 18
-    assert lu.gate._lock is not None
-    with lu.gate._lock:  # the worker waits
+    assert lu.gate._turns.serial
+    with lu.gate._turns._lock:  # the worker waits
         assert raw.data(disk.data[:length], ttt=ttt) == []
         assert disk.tasks.operating == 1
         assert raw.data(b"\xff" * 100_000, offset=length) == []

@@ -380,7 +380,7 @@ def test_a_batch_over_two_units_lets_go_of_both() -> None:
     link.pump()
     assert [unit.calls["read"] for unit in units] == [10, 10]
     for lu in link.target.units:
-        assert lu.gate._lock is not None and not lu.gate._lock.locked()
+        assert not lu.gate._turns._lock.locked()
     link.close()
 
 
@@ -426,8 +426,8 @@ def test_a_busy_gate_is_not_waited_for() -> None:
     unit.inline = Inline.READ
     link = Recorded(unit, fast=True)
     (lu,) = link.target.units
-    assert lu.gate._lock is not None
-    with lu.gate._lock:  # as a worker does while it flushes
+    assert lu.gate._turns.serial
+    with lu.gate._turns._lock:  # as a worker does while it flushes
         read = link.session.command(_cdb(0x28, 0, 1), read_length=512)
         link.pump()
         assert not read.done

@@ -100,7 +100,7 @@ class Pair:
         for link in (self.a, self.b):
             link.end.disconnect()
         assert not self.target.nexuses
-        assert not any(lu.tasks or lu._waits for lu in self.target.units)
+        assert not any(len(lu.task_set) or lu.task_set._waits for lu in self.target.units)
         close(self.target)
 
 
@@ -486,7 +486,7 @@ def test_a_flood_of_functions_is_refused(pair: Pair) -> None:
     assert answers.count([]) == 32
     assert answers.count([Response.REJECTED]) == 468
     (lu, _) = pair.target.units
-    assert len(lu._waits) == 32
+    assert len(lu.task_set._waits) == 32
     pair.release()
     assert len([each for each, _ in split(pair.a.end.settle()) if each[0] == 0x22]) == 32
     assert raw.function(Function.LOGICAL_UNIT_RESET) == [Response.COMPLETE]

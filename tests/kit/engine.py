@@ -9,7 +9,7 @@ from userdisk.gate import Gate
 from userdisk.operation import Operation
 from userdisk.scsi import sense
 from userdisk.scsi.sense import Sense
-from userdisk.target.command import Completion, Receive
+from userdisk.target.command import Attribute, Completion, Receive
 from userdisk.target.logical_unit import LogicalUnit
 from userdisk.target.nexus import Nexus
 from userdisk.target.target import Target
@@ -34,8 +34,10 @@ class EngineTask(Task):
 
     __slots__ = ("completions", "data_out", "operation")
 
-    def __init__(self, port: EnginePort, nexus: Nexus, data_out: bytes) -> None:
-        super().__init__(port, nexus)
+    def __init__(
+        self, port: EnginePort, nexus: Nexus, data_out: bytes, attribute: int = Attribute.SIMPLE
+    ) -> None:
+        super().__init__(port, nexus, attribute)
         self.data_out = memoryview(data_out).toreadonly()
         self.operation: Operation | None = None
         self.completions: list[Completion | None] = []
@@ -52,13 +54,20 @@ class EnginePort:
         self.piece = piece
         self.deferred = deferred
         self.waiting: deque[EngineTask] = deque()
+        self.asleep: set[EngineTask] = set()
         self.reports: list[Exception] = []
 
     def start(
-        self, nexus: Nexus, cdb: bytes, data_out: bytes = b"", lun: int = 0, expect: int = 1 << 30
+        self,
+        nexus: Nexus,
+        cdb: bytes,
+        data_out: bytes = b"",
+        lun: int = 0,
+        expect: int = 1 << 30,
+        attribute: int = Attribute.SIMPLE,
     ) -> EngineTask:
         """Start a command; it may be PENDING."""
-        task = EngineTask(self, nexus, data_out)
+        task = EngineTask(self, nexus, data_out, attribute)
         task.start(lun, cdb.ljust(16, b"\0"), len(data_out), expect)
         return task
 
@@ -77,7 +86,7 @@ class EnginePort:
         task = self.waiting.popleft()
         operation, task.operation = task.operation, None
         assert operation is not None and task.path is not None
-        operation.perform(task.path.lu.gate.unit)
+        (operation.gate or task.path.lu.gate).perform(operation)
         task.finished(operation)
 
     # -- what a task asks ----------------------------------------------------------------------
@@ -88,8 +97,8 @@ class EnginePort:
             task.operation = operation
             self.waiting.append(task)
             return PENDING
-        gate = task.path.lu.gate
-        operation.perform(gate.unit)
+        gate = operation.gate or task.path.lu.gate
+        gate.perform(operation)
         return outcome(gate, operation)
 
     def receive(self, task: EngineTask, request: Receive) -> Any:
@@ -105,6 +114,14 @@ class EnginePort:
 
     def aborted(self, task: EngineTask) -> None:
         task.give_up()
+
+    def sleep(self, task: EngineTask) -> None:
+        self.asleep.add(task)
+
+    def awake(self, task: EngineTask) -> None:
+        if task in self.asleep:
+            self.asleep.discard(task)
+            task.resume()
 
 
 def flatten(completion: Completion) -> Result:

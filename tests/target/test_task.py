@@ -47,7 +47,7 @@ class Disk:
 
     @property
     def pending(self) -> int:
-        return sum(len(lu.tasks) for lu in self.target.units)
+        return sum(len(lu.task_set) for lu in self.target.units)
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def disk() -> Disk:
 def test_a_waiting_command_is_pending_until_it_ends(disk: Disk) -> None:
     task = disk.port.start(disk.a, READ)
     for done in range(4):
-        assert disk.target.units[0].tasks == {task}
+        assert set(disk.target.units[0].task_set._tasks) == {task}
         assert len(disk.unit.log) == done
         disk.port.step()
     assert not disk.pending
@@ -69,13 +69,15 @@ def test_a_waiting_command_is_pending_until_it_ends(disk: Disk) -> None:
     assert completion is not None and sum(map(len, completion.data)) == 2048
 
 
-def test_a_command_that_never_waits_is_never_pending() -> None:
-    target = target_of(InlineRamUnit())
+def test_a_command_is_in_the_task_set_while_it_runs() -> None:
+    unit = InlineRamUnit()
+    target = target_of(unit)
     nexus = ready_nexus(target)
-    added: list[object] = []
-    target.units[0].begin = added.append  # type: ignore[method-assign]
+    seen: list[int] = []
+    unit.fault = lambda *_: seen.append(len(target.units[0].task_set))
     assert EnginePort().execute(nexus, READ).status == 0
-    assert not added
+    assert seen == [1]
+    assert not len(target.units[0].task_set)
 
 
 def test_a_late_failure_is_sense_with_its_block(disk: Disk) -> None:

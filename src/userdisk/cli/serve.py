@@ -101,7 +101,7 @@ def serve(
     credentials = find_credentials(chap_file, os.environ)
 
     from userdisk.gate import Gate
-    from userdisk.identity import check_unique
+    from userdisk.identity import check_unique, identity_of
     from userdisk.server import Server
     from userdisk.target.logical_unit import LogicalUnit
     from userdisk.target.target import Target
@@ -110,7 +110,7 @@ def serve(
         units = [UnitOptions(**options).open(spec) for spec in specs]
         check_unique(units)
         lus = [
-            LogicalUnit(Gate(unit, unit_name(spec)))
+            LogicalUnit(Gate(unit, unit_name(spec)), saved=identity_of(unit))
             for unit, spec in zip(units, specs, strict=True)
         ]
         groups = [[lu] for lu in lus] if each else [lus]

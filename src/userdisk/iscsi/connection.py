@@ -21,7 +21,6 @@ from userdisk.gate import Gate
 from userdisk.iscsi import fast_path, full_feature, pdu
 from userdisk.iscsi.discovery import Record, TextNegotiation
 from userdisk.iscsi.environment import Environment, Peer, Tally
-from userdisk.iscsi.fast_path import Lane
 from userdisk.iscsi.incoming import Incoming, Pdu, ProtocolError, SegmentError
 from userdisk.iscsi.login import PENDING, Login, LoginStatus, Negotiated, Opened
 from userdisk.iscsi.outgoing import COMMAND_WINDOW, Outgoing
@@ -80,7 +79,7 @@ class Connection:
         self.out = Outgoing()
         self.tasks: Tasks = Tasks(self)
         self.incoming = Incoming(_LOGIN_BUFFER, _LOGIN_SEGMENT, self.tasks.destination)
-        self.lane: Lane | None = None  #: what the fast path knows from the batch before
+        self.recent: Path | None = None  #: the path that the fast path took last
         self.more = False  #: `resume` has work that does not need another byte
         self._login: Login | None = environment.login(self._open_session)
         self._held: Gate | None = None

@@ -7,8 +7,8 @@ for the nexus. At the first command that is anything else it stops, and the gene
 
 Commands of a busy disk look alike: they differ in their numbers and in the lba. So the first of a
 kind is decoded and checked field by field (`_shape`), and those that follow are compared with it,
-as bytes; what was learned is kept for the next batch (`Connection.lane`). Everything in the loop is
-a local name; a command costs one unpack, one call of the unit and one pack. RFC 7143 11.3
+as bytes; what was learned is kept with the path for the next batch (`Path.lane`). Everything in the
+loop is a local name; a command costs one unpack, one call of the unit and one pack. RFC 7143 11.3
 (command), 11.4 (response), 11.7 (Data-In with status); SBC-4 5.16, 5.40.
 """
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from userdisk.iscsi.digest import digest
 from userdisk.iscsi.outgoing import OUTPUT_BUFFERS, OUTPUT_BYTES
@@ -51,10 +51,6 @@ _NO_SNACK = bytes(4)
 _NUMBERS_END = 0xFFFFF000  # the general path takes the numbers around 2^32
 
 
-#: What `run` learned: the path and its unit, then the shapes of its reads and writes.
-Lane: TypeAlias = "tuple[Any, ...]"
-
-
 class _Shape(NamedTuple):
     """What commands have in common that differ only in their numbers and their lba."""
 
@@ -84,7 +80,8 @@ def run(connection: Connection) -> None:
     size = out.size  # and the data that is read
     append = out.buffers.append
     viewed = out.live  # the output has views of live memory
-    path: Any = None  # the next names are about this one, whose lun is `current`
+    # the next names are about this one, whose lun is `current`; its unit's gate is held
+    path: Any = connection.recent
     current = b""
     lu: Any = None
     gate: Any = None
@@ -100,13 +97,12 @@ def run(connection: Connection) -> None:
     first_stat_sn, first_size = stat_sn, size  # for `_count`, as are writes and written
     writes = written = 0
     learned = False
-    lane = connection.lane
-    if lane is not None and lane[0].ready and connection.enter(lane[0].lu.gate):
+    if path is not None and connection.enter(path.lu.gate) and path.ready and path.lane:
         # fmt: off
-        (path, current, lu, gate, read, write, live, read_limit, write_limit, unpack,
+        (current, lu, gate, read, write, live, read_limit, write_limit, unpack,
          read_shape, read_head, read_tail, read_cdb, read_last, read_blocks, read_length, start,
          write_shape, write_head, write_tail, write_cdb, write_last, write_blocks, write_length,
-         ) = lane
+         ) = path.lane
         # fmt: on
         copied = live and (lu.shared or not gate.all_inline or data_digest)
         if read_length:
@@ -193,11 +189,13 @@ def run(connection: Connection) -> None:
                     break
                 unpack = shape.unpack  # reads and writes whose CDBs are of different length
                 continue
-            learned = True
             lun = shape.head[8:]
             if lun != current:
-                path = connection.paths.get(int.from_bytes(lun, "big"))
-                if path is None or not path.ready or not connection.enter(path.lu.gate):
+                found = connection.paths.get(int.from_bytes(lun, "big"))
+                if found is None:
+                    break
+                if not connection.enter(found.lu.gate) or not found.ready:
+                    learned = False  # the path before is not ours any more
                     break
                 if current:
                     _count(
@@ -209,6 +207,7 @@ def run(connection: Connection) -> None:
                         written,
                     )
                     first_stat_sn, first_size, writes, written = stat_sn, size, 0, 0
+                connection.recent = path = found
                 current = lun
                 lu = path.lu
                 gate = lu.gate
@@ -239,6 +238,7 @@ def run(connection: Connection) -> None:
                 start = _DATA_IN_START(_DATA_IN_GOOD, length, lun)
                 # where the batch ends if all that follows is like this
                 stat_sn_end = min(room_end, stat_sn + (OUTPUT_BYTES - size) // length + 1)
+            learned = True
             continue
 
         # the unit raised: the general path builds the answer, and goes on after this command
@@ -260,10 +260,10 @@ def run(connection: Connection) -> None:
     if digests:
         out.add_digests(first)
     incoming.start = pos
-    if learned and path is not None:
+    if learned:
         # fmt: off
-        connection.lane = (
-            path, current, lu, gate, read, write, live, read_limit, write_limit, unpack,
+        path.lane = (
+            current, lu, gate, read, write, live, read_limit, write_limit, unpack,
             read_shape, read_head, read_tail, read_cdb, read_last, read_blocks, read_length, start,
             write_shape, write_head, write_tail, write_cdb, write_last, write_blocks, write_length,
         )

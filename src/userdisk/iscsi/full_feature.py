@@ -83,7 +83,7 @@ def text(connection: Connection, request: Pdu) -> None:
     assert negotiated is not None
     if length != negotiated.max_recv_data_segment_length:
         connection.negotiated = replace(negotiated, max_recv_data_segment_length=length)
-        connection.lane = None  # it knows the old one
+        connection.recent = None  # its lane knows the old one
 
 
 def logout(connection: Connection, request: Pdu) -> None:

@@ -49,6 +49,7 @@ FINAL = 0x80  #: in byte 1
 CONTINUE = 0x40  #: Text and Login, byte 1
 COMMAND_READ = 0x40  #: SCSI Command, byte 1
 COMMAND_WRITE = 0x20
+COMMAND_ATTRIBUTE = 0x07
 ATTRIBUTE_MASK = 0x07
 DATA_IN_STATUS = 0x01  #: Data-In, byte 1: the PDU carries the status
 RESIDUAL_OVERFLOW = 0x04  #: SCSI Response and Data-In, byte 1

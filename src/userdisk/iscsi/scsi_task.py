@@ -21,7 +21,7 @@ class ScsiTask(Task):
                  "wanted")  # fmt: skip
 
     def __init__(self, port: Port, nexus: Nexus, request: Pdu, data: DataOut | None) -> None:
-        super().__init__(port, nexus)
+        super().__init__(port, nexus, request.flags & pdu.COMMAND_ATTRIBUTE)
         self.itt = request.itt
         self.lun = request.lun
         self.expected = request.word20  #: bytes that the initiator announced

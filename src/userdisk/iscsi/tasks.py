@@ -51,6 +51,7 @@ class Tasks:
         self._queue: deque[tuple[ScsiTask, bytes, int]] = deque()  # for want of budget
         self._discard: dict[int, None] = {}  # late Data-Outs of these are swallowed
         self.operating = 0  #: operations and functions under way elsewhere
+        self._asleep: set[ScsiTask] = set()  # what they wait for happens elsewhere
         self._functions = 0
         self._numbered = 0  # commands that use up the CmdSN window
         self._retrying = False
@@ -64,7 +65,7 @@ class Tasks:
     @property
     def pending(self) -> bool:
         """Whether something goes on without the peer: elsewhere, or when there is budget again."""
-        return bool(self.operating or self._bursts.waiting)
+        return bool(self.operating or self._asleep or self._bursts.waiting)
 
     # -- from the wire ---------------------------------------------------------------------------
 
@@ -175,7 +176,7 @@ class Tasks:
         assert path is not None
         gate = path.lu.gate
         self._count(operation, path.lu)
-        if gate.runs_inline(operation) and connection.enter(gate):
+        if operation.gate is None and gate.runs_inline(operation) and connection.enter(gate):
             if connection.out.live and operation.kind not in (Kind.READ, Kind.EXTENTS):
                 connection.out.settle()
             gate.run(operation)
@@ -191,9 +192,10 @@ class Tasks:
             if operation.data is not None:
                 operation.data = memoryview(bytes(operation.data))
             task.data.own()
-        task.begin()
         self.operating += 1
-        gate.submit(operation, lambda ended: connection.post(lambda: self._ended(task, ended)))
+        (operation.gate or gate).submit(
+            operation, lambda ended: connection.post(lambda: self._ended(task, ended))
+        )
         return PENDING
 
     def _ended(self, task: ScsiTask, operation: Operation) -> None:
@@ -220,6 +222,7 @@ class Tasks:
         """The task has ended: send the response, unless it was aborted."""
         connection = self._connection
         del self._by_itt[task.itt]
+        self._asleep.discard(task)
         if not task.immediate:
             self._numbered -= 1
             connection.out.set_outstanding(self._numbered)
@@ -250,6 +253,21 @@ class Tasks:
     def aborted(self, task: ScsiTask) -> None:
         """Task management marked the task; from any thread."""
         self._connection.post(lambda: self._give_up(task))
+
+    def sleep(self, task: ScsiTask) -> None:
+        """The task waits for what happens elsewhere."""
+        self._asleep.add(task)
+        if task.data is not None:
+            task.data.own()
+
+    def awake(self, task: ScsiTask) -> None:
+        """That has happened; from any thread."""
+        self._connection.post(lambda: self._resume(task))
+
+    def _resume(self, task: ScsiTask) -> None:
+        if task in self._asleep:
+            self._asleep.discard(task)
+            task.resume()
 
     # -- task management -------------------------------------------------------------------------
 

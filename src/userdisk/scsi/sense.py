@@ -64,6 +64,7 @@ class Asc(enum.IntEnum):
     INQUIRY_DATA_CHANGED = 0x3F03
     REPORTED_LUNS_CHANGED = 0x3F0E
     INTERNAL_TARGET_FAILURE = 0x4400
+    INVALID_MESSAGE = 0x4900
     INSUFFICIENT_RESOURCES = 0x5503
 
 
@@ -199,6 +200,11 @@ def data_out_too_short() -> Sense:
 def lba_out_of_range(lba: int) -> Sense:
     """`lba` is the first addressed block that does not exist."""
     return Sense(SenseKey.ILLEGAL_REQUEST, Asc.LBA_OUT_OF_RANGE, lba)
+
+
+def invalid_message() -> Sense:
+    """The task attribute has no meaning here."""
+    return Sense(SenseKey.ILLEGAL_REQUEST, Asc.INVALID_MESSAGE)
 
 
 def logical_unit_not_supported() -> Sense:

@@ -1,20 +1,32 @@
 """A logical unit: looks a command up in the operation table, and runs its handler (SAM-6 5).
 
-Shared by all connections. Commands read only what never changes; what does (paths, unit
-attentions, pending tasks) is guarded by `lock`, which is never held while a unit works.
+Shared by all connections. What commands look at is replaced, never changed in place; what several
+threads write (paths, unit attentions, the task set) is guarded by `lock`, which is never held while
+a unit works.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from userdisk.scsi import sense
 from userdisk.scsi.sense import Sense
 from userdisk.target import operations
-from userdisk.target.command import CheckCondition, Command, Completion, Steps
+from userdisk.target.aspect import Aspect
+from userdisk.target.command import (
+    CHECK_CONDITION,
+    Abortable,
+    Attribute,
+    CheckCondition,
+    Command,
+    Completion,
+    Steps,
+)
 from userdisk.target.nexus import Nexus, Path
+from userdisk.target.row import Flags, Row
+from userdisk.target.task_set import TaskSet
 
 if TYPE_CHECKING:
     from userdisk.gate import Gate
@@ -22,20 +34,33 @@ if TYPE_CHECKING:
 #: The largest READ or WRITE in bytes, for every unit; the engine splits it for the unit.
 MAX_TRANSFER = 8 << 20
 
-CHECK_CONDITION = 0x02
+_RESETS = 0x29  # additional sense code of the unit attentions that come before everything
 
 
-class Abortable(Protocol):
-    """A pending command, as task management sees it."""
+class Saved(Protocol):
+    """What outlives the process: JSON values by name (`userdisk.identity.Identity` is one)."""
 
-    aborted: bool
+    def get(self, name: str) -> Any:
+        """What was saved under `name`, or None. Does not block."""
 
-    @property
-    def nexus(self) -> Nexus:
-        """Where it came from."""
+    def save(self, name: str, value: Any) -> bool:
+        """Save a value durably; False where that cannot be. Blocks: only in `Exclusive` steps."""
 
-    def abort(self) -> None:
-        """Have its owner give it up soon; called once, from any thread, `aborted` is set."""
+
+class Unsaved:
+    """Saved state that lasts as long as the process: for units without a place for more."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, Any] = {}
+
+    def get(self, name: str) -> Any:
+        """See `Saved.get`."""
+        return self._values.get(name)
+
+    def save(self, name: str, value: Any) -> bool:
+        """See `Saved.save`."""
+        self._values[name] = value
+        return False
 
 
 class LogicalUnit:
@@ -44,10 +69,18 @@ class LogicalUnit:
     Args:
         gate: the way into the unit.
         lock: guards the shared state; the gate's `state_lock` by default.
+        saved: state from before, and the place for what has to outlive the process.
     """
 
-    def __init__(self, gate: Gate, *, lock: AbstractContextManager[object] | None = None) -> None:
+    def __init__(
+        self,
+        gate: Gate,
+        *,
+        lock: AbstractContextManager[object] | None = None,
+        saved: Saved | None = None,
+    ) -> None:
         self.gate = gate
+        self.saved: Saved = saved or Unsaved()
         self.parameters = gate.parameters
         self.block_length = gate.parameters.block_length
         self.block_count = gate.parameters.block_count
@@ -58,8 +91,12 @@ class LogicalUnit:
         self.paths: set[Path] = set()
         #: Several nexuses have the unit open: read from any thread, like `Path.ready`.
         self.shared = False
-        self.tasks: set[Abortable] = set()
-        self._waits: list[tuple[set[Abortable], Callable[[], None]]] = []
+        self.task_set = TaskSet(self.lock)
+        self.write_protected = gate.parameters.write_protected
+        self.descriptor_sense = False
+        #: What may keep commands from running, in the order in which it is asked.
+        self.reservations = Aspect()
+        self.aspects: tuple[Aspect, ...] = ()
 
     # -- commands ------------------------------------------------------------------------------
 
@@ -68,90 +105,128 @@ class LogicalUnit:
         try:
             path = command.path
             row = operations.find(command.cdb)
-            if not path.ready and not (row and row.flags & operations.Flags.DESPITE_ATTENTION):
-                attention = self.take_attention(path)
-                if attention is not None:
-                    raise CheckCondition(sense.unit_attention(attention))
+            if not path.ready:
+                conflict = self._before_all(row, command)
+                if conflict is not None:
+                    return conflict
             if row is None or not row.offered(self):
                 raise CheckCondition(operations.refusal(command.cdb))
             operations.check(row, command.cdb)
+            if path.restricted:
+                for aspect in self.aspects:
+                    answer = aspect.check(row, command)
+                    if answer is not None:
+                        return answer
+            if self.write_protected and Flags.WRITES in row.flags:
+                raise CheckCondition(sense.write_protected())
             return row.handler(self, command)
         except CheckCondition as error:
             return self.check_condition(error.sense, error.wanted)
 
+    def _before_all(self, row: Row | None, command: Command) -> Completion | None:
+        """What is answered even to a command that does not exist (SAM-6 5.3.3, 5.14).
+
+        A reset is told first, then a reservation conflict, then other unit attentions.
+        """
+        path = command.path
+        told = row is None or Flags.DESPITE_ATTENTION not in row.flags
+        if told:
+            self._tell(path, _RESETS)
+        if path.restricted and row is not None:
+            conflict = self.reservations.check(row, command)
+            if conflict is not None:
+                return conflict
+        if told:
+            self._tell(path)
+        return None
+
     def check_condition(self, why: Sense, wanted: int | None = None) -> Completion:
         """CHECK CONDITION with sense data in the format that this unit uses."""
-        return Completion(CHECK_CONDITION, (), why.encode(), wanted)
+        data = why.encode(descriptor=self.descriptor_sense)
+        return Completion(CHECK_CONDITION, (), data, wanted)
 
-    # -- unit attentions -----------------------------------------------------------------------
+    # -- paths and what restrains them ---------------------------------------------------------
 
     def connect(self, path: Path, attention: int) -> None:
         """Add a path, which is told `attention` first."""
         with self.lock:
             path.attentions.add(attention)
-            path.ready = False
             self.paths.add(path)
             self.shared = len(self.paths) > 1
+            self._refresh()
 
     def disconnect(self, path: Path) -> None:
-        """Remove a path."""
+        """Remove a path: its nexus is lost."""
         with self.lock:
             self.paths.discard(path)
             self.shared = len(self.paths) > 1
+        for aspect in (self.reservations, *self.aspects):
+            aspect.nexus_lost(path.nexus)
+        self.refresh()
 
-    def establish(self, attention: int, nexuses: Iterable[Nexus] | None = None) -> None:
-        """Queue a unit attention at every path, or at those of the given nexuses."""
+    def reset(self, attention: int) -> None:
+        """Logical unit reset, without its effect on tasks: `attention` is told on every path."""
+        for aspect in (self.reservations, *self.aspects):
+            aspect.reset()
+        with self.lock:
+            for path in self.paths:
+                path.attentions.add(attention)
+            self._refresh()
+
+    def refresh(self) -> None:
+        """What aspects say has changed, or the unit's size: see `userdisk.target.aspect`."""
+        with self.lock:
+            self._refresh()
+
+    def _refresh(self) -> None:
+        aspects = (self.reservations, *self.aspects)
+        for path in self.paths:
+            path.lane = None
+            path.restricted = bool(self.task_set.ordered) or any(
+                aspect.restrains(path) for aspect in aspects
+            )
+            path.ready = not (path.attentions or path.restricted)
+
+    # -- unit attentions -----------------------------------------------------------------------
+
+    def establish(
+        self,
+        attention: int,
+        nexuses: Iterable[Nexus] | None = None,
+        *,
+        but: Nexus | None = None,
+    ) -> None:
+        """Queue a unit attention at every path, or at the given nexuses', never at `but`'s."""
         chosen = None if nexuses is None else set(nexuses)
         with self.lock:
             for path in self.paths:
-                if chosen is None or path.nexus in chosen:
+                if path.nexus is not but and (chosen is None or path.nexus in chosen):
                     path.ready = False
                     path.attentions.add(attention)
 
-    def take_attention(self, path: Path) -> int | None:
-        """The path's most urgent unit attention, which is told now."""
+    def take_attention(self, path: Path, family: int | None = None) -> int | None:
+        """The path's most urgent unit attention, which is told now; of this code, if given."""
         with self.lock:
-            attention = path.attentions.take()
-            path.ready = not path.attentions
+            attention = path.attentions.take(family)
+            path.ready = not (path.attentions or path.restricted)
             return attention
 
-    # -- pending tasks -------------------------------------------------------------------------
+    def _tell(self, path: Path, family: int | None = None) -> None:
+        attention = self.take_attention(path, family)
+        if attention is not None:
+            raise CheckCondition(sense.unit_attention(attention))
+
+    # -- tasks ---------------------------------------------------------------------------------
 
     def begin(self, task: Abortable) -> None:
-        """Count a task that goes on after its port's batch as pending."""
-        with self.lock:
-            self.tasks.add(task)
+        """Add a task to the task set; see `TaskSet.add`."""
+        self.task_set.add(task)
+        if task.attribute == Attribute.ORDERED:
+            self.refresh()
 
     def end(self, task: Abortable) -> bool:
         """A task has left the unit. True: send its response; False: it was aborted, send none."""
-        finished: list[Callable[[], None]] = []
-        with self.lock:
-            self.tasks.discard(task)
-            alive = not task.aborted
-            for pending, done in self._waits:
-                pending.discard(task)
-                if not pending:
-                    finished.append(done)
-            if finished:
-                self._waits = [wait for wait in self._waits if wait[0]]
-        for done in finished:
-            done()
+        alive = self.task_set.end(task)
+        if task.attribute == Attribute.ORDERED:
+            self.refresh()
         return alive
-
-    def mark(
-        self, chosen: Callable[[Abortable], bool], done: Callable[[], None]
-    ) -> list[Abortable]:
-        """Mark the chosen pending tasks as aborted; `done` is called when the last has ended.
-
-        Returns those that were not marked before: call `abort` on each.
-        """
-        with self.lock:
-            marked = {task for task in self.tasks if chosen(task)}
-            fresh = [task for task in marked if not task.aborted]
-            for task in fresh:
-                task.aborted = True
-            if marked:
-                self._waits.append((marked, done))
-        if not marked:
-            done()
-        return fresh

@@ -2,137 +2,68 @@
 
 `usage` is the CDB usage map: its length is the CDB's, and a bit is set that may be set. A bit set
 in a CDB beyond the map is refused with a field pointer at it, before the handler runs; so
-protection fields, ANCHOR, NACA and everything reserved need no code. Vendor-specific bits of
-CONTROL pass.
+protection fields, NACA and everything reserved need no code. Vendor-specific bits of CONTROL pass.
 """
 
 from __future__ import annotations
-
-import enum
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from userdisk.scsi import sense
 from userdisk.scsi.opcodes import Opcode, ServiceActionIn16
 from userdisk.scsi.sense import Sense
 from userdisk.target import provisioning, sbc, spc
-from userdisk.target.command import CheckCondition, Command, Completion, Steps
+from userdisk.target.command import CheckCondition
+from userdisk.target.row import Access, Direction, Flags, Row
 
-if TYPE_CHECKING:
-    from userdisk.target.logical_unit import LogicalUnit
-
-Handler: TypeAlias = "Callable[[LogicalUnit, Command], Completion | Steps]"
-
-
-class Direction(enum.Enum):
-    """Which way a command's data goes."""
-
-    NONE = "none"
-    IN = "in"
-    OUT = "out"
-
-
-class Flags(enum.Flag):
-    """What a command may do that others may not."""
-
-    NONE = 0
-    DESPITE_ATTENTION = enum.auto()  #: runs while a unit attention waits, and leaves it
-
-
-def _always(lu: LogicalUnit) -> bool:
-    return True
-
-
-class Row(NamedTuple):
-    """One command."""
-
-    name: str
-    opcode: int
-    handler: Handler
-    usage: bytes
-    direction: Direction = Direction.NONE
-    flags: Flags = Flags.NONE
-    offered: Callable[[LogicalUnit], bool] = _always
-    service_action: int | None = None
-
-
-_IN, _OUT = Direction.IN, Direction.OUT
-_DESPITE = Flags.DESPITE_ATTENTION
+_NONE, _IN, _OUT = Direction.NONE, Direction.IN, Direction.OUT
+_ALWAYS, _READING, _WRITING = Access.ALWAYS, Access.READING, Access.WRITING
+_NO_FLAGS, _WRITES, _DESPITE = Flags.NONE, Flags.WRITES, Flags.DESPITE_ATTENTION
+_WHO = Flags.ALWAYS | Flags.DESPITE_ATTENTION  # asked in any state, keeps what is to be told
 _hex = bytes.fromhex
 
+# fmt: off
 ROWS: tuple[Row, ...] = (
-    Row("TEST UNIT READY", Opcode.TEST_UNIT_READY, spc.test_unit_ready, _hex("00 00 00 00 00 c0")),
-    Row(
-        "REQUEST SENSE",
-        Opcode.REQUEST_SENSE,
-        spc.request_sense,
-        _hex("03 01 00 00 ff c0"),
-        _IN,
-        _DESPITE,
-    ),
-    Row("READ(6)", Opcode.READ_6, sbc.read, _hex("08 1f ff ff ff c0"), _IN),
-    Row("WRITE(6)", Opcode.WRITE_6, sbc.write, _hex("0a 1f ff ff ff c0"), _OUT),
-    Row("INQUIRY", Opcode.INQUIRY, spc.inquiry, _hex("12 01 ff ff ff c0"), _IN, _DESPITE),
-    Row("MODE SENSE(6)", Opcode.MODE_SENSE_6, spc.mode_sense, _hex("1a 08 ff ff ff c0"), _IN),
-    Row(
-        "READ CAPACITY(10)",
-        Opcode.READ_CAPACITY_10,
-        sbc.read_capacity_10,
-        _hex("25 00 ffffffff 0000 01 c0"),
-        _IN,
-    ),
-    Row("READ(10)", Opcode.READ_10, sbc.read, _hex("28 18 ffffffff 3f ffff c0"), _IN),
-    Row("WRITE(10)", Opcode.WRITE_10, sbc.write, _hex("2a 18 ffffffff 3f ffff c0"), _OUT),
-    Row(
-        "SYNCHRONIZE CACHE(10)",
-        Opcode.SYNCHRONIZE_CACHE_10,
-        sbc.synchronize_cache,
-        _hex("35 06 ffffffff 3f ffff c0"),
-    ),
-    Row(
-        "UNMAP",
-        Opcode.UNMAP,
-        provisioning.unmap,
-        _hex("42 00 00000000 3f ffff c0"),
-        _OUT,
-        offered=provisioning.offered,
-    ),
-    Row(
-        "MODE SENSE(10)",
-        Opcode.MODE_SENSE_10,
-        spc.mode_sense,
-        _hex("5a 18 ff ff 000000 ffff c0"),
-        _IN,
-    ),
-    Row("READ(16)", Opcode.READ_16, sbc.read, _hex("88 18 ffffffffffffffff ffffffff 3f c0"), _IN),
-    Row(
-        "WRITE(16)", Opcode.WRITE_16, sbc.write, _hex("8a 18 ffffffffffffffff ffffffff 3f c0"), _OUT
-    ),
-    Row(
-        "SYNCHRONIZE CACHE(16)",
-        Opcode.SYNCHRONIZE_CACHE_16,
-        sbc.synchronize_cache,
-        _hex("91 06 ffffffffffffffff ffffffff 3f c0"),
-    ),
-    Row(
-        "READ CAPACITY(16)",
-        Opcode.SERVICE_ACTION_IN_16,
-        sbc.read_capacity_16,
-        _hex("9e 10 ffffffffffffffff ffffffff 01 c0"),
-        _IN,
-        service_action=ServiceActionIn16.READ_CAPACITY_16,
-    ),
-    Row(
-        "REPORT LUNS",
-        Opcode.REPORT_LUNS,
-        spc.report_luns,
-        _hex("a0 00 ff 000000 ffffffff 00 c0"),
-        _IN,
-        _DESPITE,
-    ),
-    Row("READ(12)", Opcode.READ_12, sbc.read, _hex("a8 18 ffffffff ffffffff 3f c0"), _IN),
-    Row("WRITE(12)", Opcode.WRITE_12, sbc.write, _hex("aa 18 ffffffff ffffffff 3f c0"), _OUT),
+    Row("TEST UNIT READY", Opcode.TEST_UNIT_READY, spc.test_unit_ready,
+        _hex("00 00 00 00 00 c0")),
+    Row("REQUEST SENSE", Opcode.REQUEST_SENSE, spc.request_sense,
+        _hex("03 01 00 00 ff c0"), _IN, _ALWAYS, _WHO),
+    Row("READ(6)", Opcode.READ_6, sbc.read,
+        _hex("08 1f ff ff ff c0"), _IN, _READING),
+    Row("WRITE(6)", Opcode.WRITE_6, sbc.write,
+        _hex("0a 1f ff ff ff c0"), _OUT, _WRITING, _WRITES),
+    Row("INQUIRY", Opcode.INQUIRY, spc.inquiry,
+        _hex("12 01 ff ff ff c0"), _IN, _ALWAYS, _WHO),
+    Row("MODE SENSE(6)", Opcode.MODE_SENSE_6, spc.mode_sense,
+        _hex("1a 08 ff ff ff c0"), _IN, _READING, Flags.WITHOUT_MEDIUM | Flags.IN_STANDBY),
+    Row("READ CAPACITY(10)", Opcode.READ_CAPACITY_10, sbc.read_capacity_10,
+        _hex("25 00 ffffffff 0000 01 c0"), _IN),
+    Row("READ(10)", Opcode.READ_10, sbc.read,
+        _hex("28 18 ffffffff 3f ffff c0"), _IN, _READING),
+    Row("WRITE(10)", Opcode.WRITE_10, sbc.write,
+        _hex("2a 18 ffffffff 3f ffff c0"), _OUT, _WRITING, _WRITES),
+    Row("SYNCHRONIZE CACHE(10)", Opcode.SYNCHRONIZE_CACHE_10, sbc.synchronize_cache,
+        _hex("35 06 ffffffff 3f ffff c0"), _NONE, _WRITING),
+    Row("UNMAP", Opcode.UNMAP, provisioning.unmap,
+        _hex("42 00 00000000 3f ffff c0"), _OUT, _WRITING, _WRITES, provisioning.offered),
+    Row("MODE SENSE(10)", Opcode.MODE_SENSE_10, spc.mode_sense,
+        _hex("5a 18 ff ff 000000 ffff c0"), _IN, _READING,
+        Flags.WITHOUT_MEDIUM | Flags.IN_STANDBY),
+    Row("READ(16)", Opcode.READ_16, sbc.read,
+        _hex("88 18 ffffffffffffffff ffffffff 3f c0"), _IN, _READING),
+    Row("WRITE(16)", Opcode.WRITE_16, sbc.write,
+        _hex("8a 18 ffffffffffffffff ffffffff 3f c0"), _OUT, _WRITING, _WRITES),
+    Row("SYNCHRONIZE CACHE(16)", Opcode.SYNCHRONIZE_CACHE_16, sbc.synchronize_cache,
+        _hex("91 06 ffffffffffffffff ffffffff 3f c0"), _NONE, _WRITING),
+    Row("READ CAPACITY(16)", Opcode.SERVICE_ACTION_IN_16, sbc.read_capacity_16,
+        _hex("9e 10 ffffffffffffffff ffffffff 01 c0"), _IN,
+        service_action=ServiceActionIn16.READ_CAPACITY_16),
+    Row("REPORT LUNS", Opcode.REPORT_LUNS, spc.report_luns,
+        _hex("a0 00 ff 000000 ffffffff 00 c0"), _IN, _ALWAYS, _WHO),
+    Row("READ(12)", Opcode.READ_12, sbc.read,
+        _hex("a8 18 ffffffff ffffffff 3f c0"), _IN, _READING),
+    Row("WRITE(12)", Opcode.WRITE_12, sbc.write,
+        _hex("aa 18 ffffffff ffffffff 3f c0"), _OUT, _WRITING, _WRITES),
 )
+# fmt: on
 
 _PLAIN = {row.opcode: row for row in ROWS if row.service_action is None}
 _SERVICE = {(row.opcode, row.service_action): row for row in ROWS if row.service_action is not None}

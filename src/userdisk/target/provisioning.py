@@ -43,8 +43,6 @@ def receive_all(command: Command, length: int) -> Generator[Receive, Any, bytes]
 
 def unmap(lu: LogicalUnit, command: Command) -> Completion | Steps:
     """UNMAP; all descriptors are checked before the unit sees the first."""
-    if lu.parameters.write_protected:
-        raise CheckCondition(sense.write_protected())
     length = int.from_bytes(command.cdb[7:9], "big")
     return _unmap(lu, command, length) if length else GOOD
 

@@ -23,12 +23,6 @@ def check_range(lu: LogicalUnit, lba: int, blocks: int) -> None:
         raise CheckCondition(sense.lba_out_of_range(max(lba, lu.block_count)))
 
 
-def check_writable(lu: LogicalUnit) -> None:
-    """Raise CheckCondition if the unit is write protected."""
-    if lu.parameters.write_protected:
-        raise CheckCondition(sense.write_protected())
-
-
 def _addressed(lu: LogicalUnit, cdb: bytes) -> Addressed:
     found = decode(cdb)
     check_range(lu, found.lba, found.blocks)
@@ -58,7 +52,6 @@ def _read(lu: LogicalUnit, lba: int, left: int, fua: bool, wanted: int) -> Steps
 
 def write(lu: LogicalUnit, command: Command) -> Completion | Steps:
     """WRITE(6), (10), (12) and (16); refused before it starts, it changes nothing."""
-    check_writable(lu)
     lba, blocks, fua, _ = _addressed(lu, command.cdb)
     wanted = blocks * lu.block_length
     # an initiator that announces less has less written, and the residual count says so

@@ -13,8 +13,15 @@ from userdisk.scsi import sense
 from userdisk.scsi.opcodes import Opcode
 from userdisk.scsi.sense import Asc
 from userdisk.target import operations, spc
-from userdisk.target.command import CheckCondition, Command, Completion, Steps
-from userdisk.target.logical_unit import CHECK_CONDITION, LogicalUnit
+from userdisk.target.command import (
+    CHECK_CONDITION,
+    Abortable,
+    CheckCondition,
+    Command,
+    Completion,
+    Steps,
+)
+from userdisk.target.logical_unit import LogicalUnit
 from userdisk.target.nexus import Nexus, Path
 
 _MAX_UNITS = 1 << 14
@@ -51,9 +58,13 @@ class Target:
         self.nexuses: set[Nexus] = set()
         self.luns = tuple(lun_field(number) for number in range(len(units)))
 
-    def attach(self, initiator: str, isid: int = 0) -> Nexus:
-        """A new nexus; its first command to each unit is told 29/00, as after power on."""
-        nexus = Nexus(self, initiator, isid)
+    def attach(self, initiator: str, isid: int = 0, port: int = 1) -> Nexus:
+        """A new nexus; its first command to each unit is told 29/00, as after power on.
+
+        Args:
+            port: relative identifier of the target port.
+        """
+        nexus = Nexus(self, initiator, isid, port)
         for lun, lu in zip(self.luns, self.units, strict=True):
             path = nexus.paths[lun] = Path(nexus, lu, lun)
             lu.connect(path, Asc.POWER_ON_OR_RESET)
@@ -82,7 +93,7 @@ class Target:
         cdb: bytes,
         data_out_length: int = 0,
         data_in_length: int = 0,
-        attribute: int = 0,
+        task: Abortable | None = None,
     ) -> Completion | Steps:
         """Run a command, or start it; `lun` is the 8-byte field. Does not block.
 
@@ -90,12 +101,12 @@ class Target:
             cdb: 16 bytes or more, zero-padded.
             data_out_length: bytes that the initiator announced to send.
             data_in_length: bytes that it expects.
-            attribute: task attribute, as in iSCSI.
+            task: the command, if task management may see it.
         """
         path = self.path(nexus, lun)
         if path is None:
             return self._absent(cdb)
-        return path.lu.execute(Command(cdb, path, data_out_length, data_in_length, attribute))
+        return path.lu.execute(Command(cdb, path, data_out_length, data_in_length, task))
 
     def _absent(self, cdb: bytes) -> Completion:
         """What a LUN without a logical unit answers (SPC-6 4.2.2, 6.7, 6.39)."""

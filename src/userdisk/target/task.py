@@ -4,9 +4,10 @@ A task belongs to its port's owner thread; only `abort` is called from others. T
 
     start -> running: each step asks the port; a step that is not ready (PENDING) leaves it
     waiting: the owner calls `advance` (a result or data) or `fail` -> running
+    start -> dormant, for an ORDERED task or behind one: `wake` -> running
     aborted: seen before the next step; the steps are closed, `complete(task, None)` is called
 
-A task that waits (before its start, for data, for an operation) is among its unit's pending tasks.
+A task is in its unit's task set from before its start until it has ended.
 """
 
 from __future__ import annotations
@@ -16,8 +17,15 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from userdisk.errors import StorageError
 from userdisk.operation import Kind, Operation
 from userdisk.scsi import sense
-from userdisk.target.command import CheckCondition, Completion, Receive, Steps
-from userdisk.target.logical_unit import CHECK_CONDITION
+from userdisk.target.command import (
+    CHECK_CONDITION,
+    Attribute,
+    CheckCondition,
+    Completion,
+    Receive,
+    Steps,
+    Wait,
+)
 from userdisk.target.nexus import Nexus, Path
 
 if TYPE_CHECKING:
@@ -53,9 +61,21 @@ class Port(Protocol):
     def aborted(self, task: Any, /) -> None:
         """From any thread: have the owner call `task.give_up()`."""
 
+    def sleep(self, task: Any, /) -> None:
+        """The task waits for what happens elsewhere; `awake` is called then."""
+
+    def awake(self, task: Any, /) -> None:
+        """From any thread: have the owner call `task.resume()`."""
+
 
 def outcome(gate: Gate, operation: Operation) -> Any:
-    """The result of an operation that has ended; raises its error from the error table."""
+    """The result of an operation that has ended; raises its error from the error table.
+
+    `gate` is that of the command's unit; the operation may be for another.
+    """
+    gate = operation.gate or gate
+    if isinstance(operation.error, CheckCondition):  # of an `Exclusive`
+        raise operation.error
     if operation.error is not None:
         raise gate.failed(operation.error, operation.kind) from operation.error
     return operation.result
@@ -64,12 +84,17 @@ def outcome(gate: Gate, operation: Operation) -> Any:
 class Task:
     """One command under way; ports may subclass it to keep their own state with it."""
 
-    __slots__ = ("_begun", "_operation", "_port", "_steps", "aborted", "nexus", "path")
+    __slots__ = ("_begun", "_happened", "_operation", "_port", "_start", "_steps", "aborted",
+                 "attribute", "enabled", "nexus", "path")  # fmt: skip
 
-    def __init__(self, port: Port, nexus: Nexus) -> None:
+    def __init__(self, port: Port, nexus: Nexus, attribute: int = Attribute.SIMPLE) -> None:
         self.nexus = nexus
         self.path: Path | None = None
         self.aborted = False
+        self.attribute = attribute
+        self.enabled = True  # the task set says so
+        self._happened = False  # what a step waited for
+        self._start: tuple[int, bytes, int, int] | None = None  # what it waits to start with
         self._port = port
         self._steps: Steps | None = None
         self._operation: Operation | None = None
@@ -79,29 +104,47 @@ class Task:
         """The port keeps the command for a while before `start`: task management sees it."""
         self.path = self.nexus.target.path(self.nexus, lun)
         if self.path is not None:
-            self.begin()
+            self._begin(self.path)
 
     def start(
-        self,
-        lun: int,
-        cdb: bytes,
-        data_out_length: int = 0,
-        data_in_length: int = 0,
-        attribute: int = 0,
+        self, lun: int, cdb: bytes, data_out_length: int = 0, data_in_length: int = 0
     ) -> None:
         """Start the command, and run it as far as it goes; arguments as `Target.execute`."""
         if self.aborted:
             self.give_up()
             return
+        if not self._begun:
+            self.path = self.nexus.target.path(self.nexus, lun)
+            if self.path is not None:
+                self._begin(self.path)
+        self._start = lun, cdb, data_out_length, data_in_length
+        self.resume()
+
+    def wake(self) -> None:
+        """The older tasks that it waited for have ended; from any thread."""
+        self._port.awake(self)
+
+    def resume(self) -> None:
+        """What it slept for may have happened: start or go on, or sleep again."""
+        if self._start is not None and self.enabled:
+            start, self._start = self._start, None
+            self._execute(*start)
+        elif self._start is None and self._happened:
+            self._happened = False
+            self.advance(None)
+        else:
+            self._port.sleep(self)
+
+    def _execute(self, lun: int, cdb: bytes, data_out_length: int, data_in_length: int) -> None:
         target = self.nexus.target
-        self.path = target.path(self.nexus, lun)
+        if self.attribute > Attribute.HEAD_OF_QUEUE:  # there is no ACA to be in
+            self._end(_check(self.path, sense.invalid_message()))
+            return
         try:
-            execution = target.execute(
-                self.nexus, lun, cdb, data_out_length, data_in_length, attribute
-            )
+            execution = target.execute(self.nexus, lun, cdb, data_out_length, data_in_length, self)
         except Exception as error:
             self._port.report(error)
-            self._end(_bug())
+            self._end(_check(self.path, sense.INTERNAL_TARGET_FAILURE))
             return
         if isinstance(execution, Completion):
             self._end(execution)
@@ -122,8 +165,8 @@ class Task:
         assert self.path is not None
         try:
             value = outcome(self.path.lu.gate, operation)
-        except StorageError as error:
-            self.fail(error)
+        except (StorageError, CheckCondition) as error:
+            self._run(None, error)
         else:
             self.advance(value)
 
@@ -140,11 +183,12 @@ class Task:
             self._close()
         else:
             assert self.path is not None
-            self.path.lu.gate.cancel(self._operation)
+            gate = self._operation.gate or self.path.lu.gate
+            gate.cancel(self._operation)
 
     # -- the steps -----------------------------------------------------------------------------
 
-    def _run(self, value: Any, error: StorageError | None) -> None:
+    def _run(self, value: Any, error: StorageError | CheckCondition | None) -> None:
         steps, port = self._steps, self._port
         if steps is None:
             return
@@ -159,12 +203,15 @@ class Task:
                     self._operation = step
                     try:
                         value = port.operate(self, step)
-                    except StorageError as failure:
+                    except (StorageError, CheckCondition) as failure:
                         error = failure
+                elif isinstance(step, Wait):
+                    port.sleep(self)
+                    step.begin(self._happen)
+                    return
                 else:
                     value = port.receive(self, step)
                 if value is PENDING:
-                    self.begin()
                     return
         except StopIteration as stop:
             completion: Completion = stop.value
@@ -174,16 +221,17 @@ class Task:
             completion = self._check(refused.sense, refused.wanted)
         except Exception as bug:
             port.report(bug)
-            completion = _bug()
+            completion = self._check(sense.INTERNAL_TARGET_FAILURE)
         self._end(completion)
 
-    def begin(self) -> None:
-        """Count the task among its unit's pending ones; a port does it before it hands over an
-        operation, so that task management misses none."""
-        if not self._begun:
-            assert self.path is not None
-            self._begun = True
-            self.path.lu.begin(self)
+    def _happen(self) -> None:
+        self._happened = True
+        self._port.awake(self)
+
+    def _begin(self, path: Path) -> None:
+        """Enter the task set, before anything else, so that task management misses nothing."""
+        self._begun = True
+        path.lu.begin(self)
 
     def _close(self) -> None:
         assert self._steps is not None
@@ -191,7 +239,7 @@ class Task:
         self._end(None)
 
     def _end(self, completion: Completion | None) -> None:
-        self._steps = self._operation = None
+        self._steps = self._operation = self._start = None
         if self._begun:
             assert self.path is not None
             self._begun = False
@@ -200,8 +248,7 @@ class Task:
         self._port.complete(self, completion)
 
     def _check(self, why: sense.Sense, wanted: int | None = None) -> Completion:
-        assert self.path is not None
-        return self.path.lu.check_condition(why, wanted)
+        return _check(self.path, why, wanted)
 
     def _bad_block(self, error: StorageError) -> int | None:
         """The first bad block: the error's, if the operation addressed it, else the operation's."""
@@ -220,5 +267,7 @@ def _range(operation: Operation) -> list[tuple[int, int]]:
     return [(operation.lba, operation.blocks)]
 
 
-def _bug() -> Completion:
-    return Completion(CHECK_CONDITION, (), sense.INTERNAL_TARGET_FAILURE.encode())
+def _check(path: Path | None, why: sense.Sense, wanted: int | None = None) -> Completion:
+    if path is None:
+        return Completion(CHECK_CONDITION, (), why.encode(), wanted)
+    return path.lu.check_condition(why, wanted)

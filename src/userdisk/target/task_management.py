@@ -13,7 +13,8 @@ from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 from userdisk.scsi.sense import Asc
-from userdisk.target.logical_unit import Abortable, LogicalUnit
+from userdisk.target.command import Abortable
+from userdisk.target.logical_unit import LogicalUnit
 from userdisk.target.nexus import Nexus
 
 
@@ -127,7 +128,7 @@ def _abort_task(
     elif task is None:
         done(Response.NO_SUCH_TASK)
     else:
-        for marked in lu.mark(lambda each: each is task, lambda: done(Response.COMPLETE)):
+        for marked in lu.task_set.mark(lambda each: each is task, lambda: done(Response.COMPLETE)):
             marked.abort()
 
 
@@ -141,8 +142,8 @@ def _apply(
     marked: list[Abortable] = []
     for lu in units:
         if rule.reset is not None:
-            lu.establish(rule.reset)
-        fresh = lu.mark(lambda each: rule.others or each.nexus is nexus, everything.arrive)
+            lu.reset(rule.reset)
+        fresh = lu.task_set.mark(lambda each: rule.others or each.nexus is nexus, everything.arrive)
         if rule.cleared is not None:
             losers = {task.nexus for task in fresh} - {nexus}
             if losers:

@@ -46,6 +46,13 @@ class Attentions:
             self._codes.append(code)
             self._codes.sort(key=lambda each: _URGENCY.get(each, len(_URGENCY)))
 
-    def take(self) -> int | None:
-        """The most urgent condition, which is told now; None if there is none."""
-        return self._codes.pop(0) if self._codes else None
+    def take(self, family: int | None = None) -> int | None:
+        """The most urgent condition, which is told now; None if there is none.
+
+        Args:
+            family: only one with this additional sense code, whatever its qualifier.
+        """
+        for number, code in enumerate(self._codes):
+            if family is None or code >> 8 == family:
+                return self._codes.pop(number)
+        return None
