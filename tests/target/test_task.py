@@ -9,8 +9,8 @@ from tests.kit.units import InlineRamUnit
 from userdisk import errors
 from userdisk.scsi import sense
 from userdisk.scsi.sense import Asc
-from userdisk.target import spc
 from userdisk.target.command import Completion, Receive
+from userdisk.target.data_in import data_in
 from userdisk.target.nexus import Nexus
 from userdisk.target.task import PENDING
 from userdisk.target.task_management import Function, Response, manage
@@ -274,8 +274,8 @@ def test_commands_that_come_after_a_reset_go_on(disk: Disk) -> None:
 
 
 def test_data_in_is_cut_to_the_allocation_length() -> None:
-    assert spc.data_in(b"abc", 2).data == (b"ab",)
-    assert spc.data_in(b"abc", 0).data == ()
+    assert data_in(b"abc", 2).data == (b"ab",)
+    assert data_in(b"abc", 0).data == ()
 
 
 def test_an_abort_in_the_last_moment_takes_the_response_away(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from userdisk.scsi import sense
 from userdisk.scsi.opcodes import Opcode, ServiceActionIn16
 from userdisk.scsi.sense import Sense
-from userdisk.target import provisioning, sbc, spc
+from userdisk.target import inquiry, modes, provisioning, sbc, spc
 from userdisk.target.command import CheckCondition
 from userdisk.target.row import Access, Direction, Flags, Row
 
@@ -30,9 +30,9 @@ ROWS: tuple[Row, ...] = (
         _hex("08 1f ff ff ff c0"), _IN, _READING),
     Row("WRITE(6)", Opcode.WRITE_6, sbc.write,
         _hex("0a 1f ff ff ff c0"), _OUT, _WRITING, _WRITES),
-    Row("INQUIRY", Opcode.INQUIRY, spc.inquiry,
+    Row("INQUIRY", Opcode.INQUIRY, inquiry.inquiry,
         _hex("12 01 ff ff ff c0"), _IN, _ALWAYS, _WHO),
-    Row("MODE SENSE(6)", Opcode.MODE_SENSE_6, spc.mode_sense,
+    Row("MODE SENSE(6)", Opcode.MODE_SENSE_6, modes.mode_sense,
         _hex("1a 08 ff ff ff c0"), _IN, _READING, Flags.WITHOUT_MEDIUM | Flags.IN_STANDBY),
     Row("READ CAPACITY(10)", Opcode.READ_CAPACITY_10, sbc.read_capacity_10,
         _hex("25 00 ffffffff 0000 01 c0"), _IN),
@@ -44,7 +44,7 @@ ROWS: tuple[Row, ...] = (
         _hex("35 06 ffffffff 3f ffff c0"), _NONE, _WRITING),
     Row("UNMAP", Opcode.UNMAP, provisioning.unmap,
         _hex("42 00 00000000 3f ffff c0"), _OUT, _WRITING, _WRITES, provisioning.offered),
-    Row("MODE SENSE(10)", Opcode.MODE_SENSE_10, spc.mode_sense,
+    Row("MODE SENSE(10)", Opcode.MODE_SENSE_10, modes.mode_sense,
         _hex("5a 18 ff ff 000000 ffff c0"), _IN, _READING,
         Flags.WITHOUT_MEDIUM | Flags.IN_STANDBY),
     Row("READ(16)", Opcode.READ_16, sbc.read,

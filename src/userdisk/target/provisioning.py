@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Generator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from userdisk.operation import Kind, Operation
 from userdisk.scsi import sense
-from userdisk.target.command import GOOD, CheckCondition, Command, Completion, Receive, Steps
+from userdisk.target.command import GOOD, CheckCondition, Command, Completion, Steps
+from userdisk.target.data_out import receive_all
 
 if TYPE_CHECKING:
     from userdisk.target.logical_unit import LogicalUnit
@@ -24,21 +24,6 @@ _DESCRIPTOR = struct.Struct(">QI4x")
 def offered(lu: LogicalUnit) -> bool:
     """Whether the unit has UNMAP, and so is thin."""
     return lu.parameters.unmap_supported
-
-
-def receive_all(command: Command, length: int) -> Generator[Receive, Any, bytes]:
-    """Data-out of `length` bytes as one; raises CheckCondition if less was announced."""
-    if command.data_out_length < length:
-        raise CheckCondition(sense.data_out_too_short(), length)
-    pieces = []
-    left = length
-    while left:
-        data = yield Receive(left)
-        if not data:
-            raise CheckCondition(sense.data_out_too_short(), length)
-        pieces.append(bytes(data))
-        left -= len(data)
-    return b"".join(pieces)
 
 
 def unmap(lu: LogicalUnit, command: Command) -> Completion | Steps:

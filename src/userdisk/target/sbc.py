@@ -9,8 +9,8 @@ from userdisk.scsi import capacity, sense
 from userdisk.scsi.opcodes import Opcode
 from userdisk.target import provisioning
 from userdisk.target.command import GOOD, CheckCondition, Command, Completion, Receive, Steps
+from userdisk.target.data_in import data_in
 from userdisk.target.extent import Addressed, decode
-from userdisk.target.spc import data_in
 from userdisk.unit import Buffer
 
 if TYPE_CHECKING:

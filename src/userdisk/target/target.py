@@ -12,7 +12,7 @@ from userdisk.errors import UsageError
 from userdisk.scsi import sense
 from userdisk.scsi.opcodes import Opcode
 from userdisk.scsi.sense import Asc
-from userdisk.target import operations, spc
+from userdisk.target import inquiry, operations, spc
 from userdisk.target.command import (
     CHECK_CONDITION,
     Abortable,
@@ -122,7 +122,7 @@ class Target:
 
 
 _ABSENT: dict[int, Callable[[Target, bytes], Completion]] = {
-    Opcode.INQUIRY: lambda target, cdb: spc.inquiry_absent(cdb),
+    Opcode.INQUIRY: lambda target, cdb: inquiry.absent(cdb),
     Opcode.REQUEST_SENSE: lambda target, cdb: spc.sense_data(
         cdb, sense.logical_unit_not_supported()
     ),

@@ -1,0 +1,98 @@
+"""INQUIRY: standard data and vital product data pages (SPC-5 6.6, 7.7; SBC-4 6.6)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from userdisk.scsi import inquiry as pages
+from userdisk.scsi import sense
+from userdisk.target import provisioning
+from userdisk.target.command import CheckCondition, Command, Completion
+from userdisk.target.data_in import data_in
+
+if TYPE_CHECKING:
+    from userdisk.scsi.fields import Value
+    from userdisk.target.logical_unit import LogicalUnit
+
+_UNMAP_GRANULARITY = 4096  # bytes: a page, and a block of nearly every file system with images
+_OPTIMAL_TRANSFER = 1 << 20  # bytes
+
+
+def _allocation(cdb: bytes) -> int:
+    return int.from_bytes(cdb[3:5], "big")
+
+
+def absent(cdb: bytes) -> Completion:
+    """INQUIRY to a LUN that has no logical unit; it has no pages."""
+    if cdb[1] & 1 or cdb[2]:
+        raise CheckCondition(sense.invalid_field_in_cdb(2 if cdb[2] else 1))
+    return data_in(pages.absent(), _allocation(cdb))
+
+
+def inquiry(lu: LogicalUnit, command: Command) -> Completion:
+    """Standard data, or a vital product data page."""
+    cdb = command.cdb
+    if not cdb[1] & 1:
+        if cdb[2]:
+            raise CheckCondition(sense.invalid_field_in_cdb(2))
+        what = lu.parameters
+        data = pages.standard(what.product_id, what.product_revision)
+    else:
+        page = _PAGES.get(cdb[2])
+        if page is None:
+            raise CheckCondition(sense.invalid_field_in_cdb(2))
+        data = page(lu, command)
+    return data_in(data, _allocation(cdb))
+
+
+def _supported_pages(lu: LogicalUnit, command: Command) -> bytes:
+    return pages.vpd(pages.SUPPORTED_PAGES, bytes(sorted(_PAGES)))
+
+
+def _serial_number(lu: LogicalUnit, command: Command) -> bytes:
+    return pages.vpd(pages.SERIAL_NUMBER, str(lu.parameters.guid).encode("ascii"))
+
+
+def _identification(lu: LogicalUnit, command: Command) -> bytes:
+    what, target = lu.parameters, command.path.nexus.target
+    names = pages.designators(what.guid, what.product_id, target.name)
+    return pages.vpd(pages.IDENTIFICATION, b"".join(name.encode() for name in names))
+
+
+def _block_limits(lu: LogicalUnit, command: Command) -> bytes:
+    physical = lu.parameters.physical_block_length // lu.block_length
+    values: dict[str, Value] = {
+        "OPTIMAL TRANSFER LENGTH GRANULARITY": physical,
+        "MAXIMUM TRANSFER LENGTH": lu.max_blocks,
+        "OPTIMAL TRANSFER LENGTH": _OPTIMAL_TRANSFER // lu.block_length,
+    }
+    if provisioning.offered(lu):
+        values |= {
+            "MAXIMUM UNMAP LBA COUNT": provisioning.MAX_BLOCKS,
+            "MAXIMUM UNMAP BLOCK DESCRIPTOR COUNT": provisioning.MAX_DESCRIPTORS,
+            "OPTIMAL UNMAP GRANULARITY": max(physical, _UNMAP_GRANULARITY // lu.block_length),
+            "UGAVALID": 1,
+        }
+    return pages.fixed_page(pages.BLOCK_LIMITS_PAGE, values)
+
+
+def _characteristics(lu: LogicalUnit, command: Command) -> bytes:
+    return pages.fixed_page(pages.CHARACTERISTICS_PAGE, {"MEDIUM ROTATION RATE": 1})
+
+
+def _provisioning(lu: LogicalUnit, command: Command) -> bytes:
+    values: dict[str, Value] = {}
+    if provisioning.offered(lu):
+        zeroes = int(lu.gate.unit.unmap_zeroes)
+        values = {"LBPU": 1, "LBPRZ": zeroes, "PROVISIONING TYPE": 2}
+    return pages.fixed_page(pages.PROVISIONING_PAGE, values)
+
+
+_PAGES = {
+    pages.SUPPORTED_PAGES: _supported_pages,
+    pages.SERIAL_NUMBER: _serial_number,
+    pages.IDENTIFICATION: _identification,
+    pages.BLOCK_LIMITS_PAGE: _block_limits,
+    pages.CHARACTERISTICS_PAGE: _characteristics,
+    pages.PROVISIONING_PAGE: _provisioning,
+}
