@@ -97,12 +97,14 @@ def run(connection: Connection) -> None:
     first_stat_sn, first_size = stat_sn, size  # for `_count`, as are writes and written
     writes = written = 0
     learned = False
-    if path is not None and connection.enter(path.lu.gate) and path.ready and path.lane:
+    held = path is not None and connection.enter(path.lu.gate)
+    lane = path.lane if held and path.ready else None  # once: another thread may forget it
+    if lane is not None:
         # fmt: off
         (current, lu, gate, read, write, live, read_limit, write_limit, unpack,
          read_shape, read_head, read_tail, read_cdb, read_last, read_blocks, read_length, start,
          write_shape, write_head, write_tail, write_cdb, write_last, write_blocks, write_length,
-         ) = path.lane
+         ) = lane
         # fmt: on
         copied = live and (lu.shared or not gate.all_inline or data_digest)
         if read_length:
