@@ -103,8 +103,11 @@ def test_what_init_does_not_take_is_set_afterwards(tmp_path: Path) -> None:
         + "    def __init__(self, size: int):\n        super().__init__(block_count=size // 512)\n"
     )
     spec = f"{written(tmp_path, text)}:Disk"
-    unit = open_unit(spec, size=1 << 20, read_only=True, product_id="mine")
-    assert unit.parameters.write_protected
+    unit = open_unit(
+        spec, size=1 << 20, read_only=True, product_id="mine", removable=True, thick=True
+    )
+    assert unit.parameters.write_protected and unit.parameters.removable
+    assert not unit.parameters.unmap_supported
     assert unit.parameters.product_id == "mine"
     assert unit.block_count == 2048
     refused(spec, "needs size", "--size")
@@ -151,6 +154,21 @@ def test_specs_that_name_nothing(tmp_path: Path) -> None:
     refused(str(tmp_path), "not a file")
     refused("/dev/null", "not a file")
     refused("x\0y", "not a path")
+
+
+@pytest.mark.parametrize("kind", ["ram", "image", "class"])
+def test_removable_and_thick(tmp_path: Path, kind: str) -> None:
+    text = _DISK + "\n    def unmap(self, extents):\n        pass\n"
+    spec = {
+        "ram": "ram:1M",
+        "image": str(tmp_path / "disk.img"),
+        "class": f"{written(tmp_path, text)}:Disk",
+    }[kind]
+    for removable, thick in ((False, False), (True, False), (False, True)):
+        unit = open_unit(spec, size=1 << 20, removable=removable, thick=thick)
+        assert unit.parameters.removable is removable
+        assert unit.parameters.unmap_supported is not thick
+        unit.close()
 
 
 def test_ram_is_a_new_disk_each_time_unless_it_is_given_a_guid() -> None:

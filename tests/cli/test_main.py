@@ -44,6 +44,7 @@ def test_version() -> None:
         (["--bogus"], "(see userdisk --help)"),
         (["serve"], "missing argument 'UNIT...' (see userdisk serve --help)"),
         (["serve", "ram:1M", "--sise", "1"], "--sise"),
+        (["attach", "ram:1M", "--removable"], "--removable"),  # only an initiator can eject it
     ],
 )
 def test_usage_errors_are_one_line(arguments: list[str], says: str) -> None:

@@ -74,6 +74,22 @@ def test_the_summary_counts_by_unit() -> None:
     assert second == "  1  ram: 1 read (1.50 KiB), 2 writes (8 KiB), 1 flush, 0 unmaps"
 
 
+def test_removable_and_thick_reach_the_initiator() -> None:
+    for options, removable, provisioned in (
+        ((), 0, 1),
+        (("--removable",), 1, 1),
+        (("--thick",), 0, 0),
+    ):
+        with serving("ram:1M", *options) as server:
+            url = parse_url(server.urls[0])
+            settings = Settings("iqn.2026-11.io.userdisk:test", url.target)
+            with Initiator((url.host, url.port), settings, lun=url.lun) as initiator:
+                inquiry = initiator.execute(b"\x12\0\0\0\x24\0", read_length=36)
+                assert inquiry[1] >> 7 == removable
+                capacity = initiator.execute(b"\x9e\x10" + bytes(11) + b"\x20\0\0", read_length=32)
+                assert capacity[14] >> 7 == provisioned  # LBPME
+
+
 def test_a_target_for_each_unit(tmp_path: Path) -> None:
     with serving("--each", "ram:1M", "ram:2M") as server:
         names = [parse_url(url).target for url in server.urls]

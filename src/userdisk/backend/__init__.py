@@ -32,6 +32,8 @@ class _Request:
     read_only: bool
     product_id: str | None
     product_revision: str | None
+    removable: bool
+    thick: bool
     options: Mapping[str, str]
     new_guid: bool
 
@@ -41,6 +43,8 @@ class _Request:
             "physical_block_length": self.physical_block_length,
             "product_id": self.product_id,
             "product_revision": self.product_revision,
+            "removable": self.removable or None,
+            "unmap_supported": False if self.thick else None,
         }
 
 
@@ -53,10 +57,14 @@ def open_unit(
     read_only: bool = False,
     product_id: str | None = None,
     product_revision: str | None = None,
+    removable: bool = False,
+    thick: bool = False,
     options: Mapping[str, str] | None = None,
     new_guid: bool = False,
 ) -> StorageUnit:
     """Make a unit from `spec`. Sizes and lengths are in bytes; None means the unit's default.
+
+    `removable`: the medium can be ejected and loaded again. `thick`: unmap is not offered.
 
     Images and devices are opened and locked at once, until the unit is closed. A `ram:` disk
     starts empty and so is a new disk each time; everything else keeps its identity
@@ -78,6 +86,8 @@ def open_unit(
             read_only=read_only,
             product_id=product_id,
             product_revision=product_revision,
+            removable=removable,
+            thick=thick,
             options=options or {},
             new_guid=new_guid,
         )

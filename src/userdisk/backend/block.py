@@ -46,6 +46,8 @@ class BlockDeviceUnit(DescriptorUnit):
         product_id: str | None = None,
         product_revision: str | None = None,
         read_only: bool = False,
+        removable: bool | None = None,
+        unmap_supported: bool | None = None,
     ) -> None:
         name = os.fspath(path)
         self._size, folder = _examine(name)
@@ -81,6 +83,8 @@ class BlockDeviceUnit(DescriptorUnit):
             product_id=product_id,
             product_revision=product_revision,
             read_only=read_only,
+            removable=removable,
+            unmap_supported=unmap_supported,
         )
         self.open()
         if guid is None:

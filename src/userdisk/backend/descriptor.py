@@ -55,6 +55,8 @@ class DescriptorUnit(StorageUnit):
         product_id: str | None,
         product_revision: str | None,
         read_only: bool,
+        removable: bool | None,
+        unmap_supported: bool | None,
     ) -> None:
         if fcntl is None or not hasattr(os, "pread"):
             raise UsageError(f"{path}: files and devices can be disks on POSIX systems only")
@@ -71,6 +73,8 @@ class DescriptorUnit(StorageUnit):
             product_id=product_id,
             product_revision=product_revision,
             write_protected=read_only,
+            removable=removable,
+            unmap_supported=unmap_supported,
         )
 
     @abstractmethod

@@ -40,6 +40,8 @@ class FileUnit(DescriptorUnit):
         product_id: str | None = None,
         product_revision: str | None = None,
         read_only: bool = False,
+        removable: bool | None = None,
+        unmap_supported: bool | None = None,
     ) -> None:
         name = os.fspath(path)
         block_length = block_length or self.block_length
@@ -58,6 +60,8 @@ class FileUnit(DescriptorUnit):
             product_id=product_id,
             product_revision=product_revision,
             read_only=read_only,
+            removable=removable,
+            unmap_supported=unmap_supported,
         )
         self._new = True  # until the first open: it may create the image, later ones may not
         self._grown = False

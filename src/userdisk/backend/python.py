@@ -21,7 +21,13 @@ _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
 
 #: What a class may be given although its __init__ does not take it: it is set afterwards.
-_SETTABLE = ("write_protected", "product_id", "product_revision")
+_SETTABLE = (
+    "write_protected",
+    "product_id",
+    "product_revision",
+    "removable",
+    "unmap_supported",
+)
 
 #: How the options are called on the command line.
 _OPTION_NAMES = {

@@ -50,6 +50,8 @@ class RamUnit(StorageUnit):
         product_id: str | None = None,
         product_revision: str | None = None,
         write_protected: bool | None = None,
+        removable: bool | None = None,
+        unmap_supported: bool | None = None,
     ) -> None:
         if size is not None:
             length = block_length or self.block_length
@@ -66,6 +68,8 @@ class RamUnit(StorageUnit):
             product_id=product_id,
             product_revision=product_revision,
             write_protected=write_protected,
+            removable=removable,
+            unmap_supported=unmap_supported,
             max_transfer_length=_TRANSFER,
         )
         self._zeros = memoryview(bytes(_TRANSFER))

@@ -29,7 +29,7 @@ from userdisk.cli.names import (
 )
 from userdisk.cli.running import Signals
 from userdisk.cli.secrets import find_credentials
-from userdisk.cli.units import UNIT_HELP, UNIT_OPTIONS, UnitOptions, unit_name
+from userdisk.cli.units import SERVED_UNIT_OPTIONS, UNIT_HELP, UnitOptions, unit_name
 
 if TYPE_CHECKING:
     from userdisk.iscsi.chap import Credentials
@@ -48,7 +48,7 @@ command line.
 
 _OPTIONS: Sequence[click.Parameter] = (
     click.Argument(["specs"], metavar="UNIT...", nargs=-1, required=True),
-    *UNIT_OPTIONS,
+    *SERVED_UNIT_OPTIONS,
     click.Option(
         ["--listen"],
         multiple=True,

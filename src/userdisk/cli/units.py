@@ -1,7 +1,7 @@
 """The options that describe a unit, the same for every command that opens one.
 
-A command lists `UNIT_OPTIONS` among its parameters and takes `**options`; `UnitOptions(**options)`
-then opens units. Sizes are text until `userdisk.backend` reads them.
+A command lists `UNIT_OPTIONS` or `SERVED_UNIT_OPTIONS` among its parameters and takes `**options`;
+`UnitOptions(**options)` then opens units. Sizes are text until `userdisk.backend` reads them.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ UNIT_OPTIONS: Sequence[click.Option] = (
         help="Block length of the medium; 4096 with --block-length 512 is a 512e disk.",
     ),
     click.Option(["--read-only"], is_flag=True, help="Present the disk write protected."),
+    click.Option(["--thick"], is_flag=True, help="Do not offer to unmap (discard) blocks."),
     click.Option(["--product-id"], metavar="TEXT", help="INQUIRY product, 1 to 16 characters."),
     click.Option(["--product-revision"], metavar="TEXT", help="INQUIRY revision, 1 to 4."),
     click.Option(["--new-guid"], is_flag=True, help="Give the disk a new identity."),
@@ -47,14 +48,27 @@ UNIT_OPTIONS: Sequence[click.Option] = (
 )
 
 
+#: `UNIT_OPTIONS`, and what only an initiator can use.
+SERVED_UNIT_OPTIONS: Sequence[click.Option] = (
+    *UNIT_OPTIONS,
+    click.Option(
+        ["--removable"],
+        is_flag=True,
+        help="Present the medium as removable: initiators may eject and load it.",
+    ),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class UnitOptions:
-    """The values of `UNIT_OPTIONS`, as click gives them."""
+    """The values of `SERVED_UNIT_OPTIONS`, as click gives them."""
 
     size: str | None = None
     block_length: str | None = None
     physical_block_length: str | None = None
     read_only: bool = False
+    thick: bool = False
+    removable: bool = False
     product_id: str | None = None
     product_revision: str | None = None
     new_guid: bool = False
@@ -88,6 +102,8 @@ class UnitOptions:
                 read_only=self.read_only,
                 product_id=self.product_id,
                 product_revision=self.product_revision,
+                removable=self.removable,
+                thick=self.thick,
                 options=pairs,
                 new_guid=self.new_guid,
             )
