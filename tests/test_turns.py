@@ -17,7 +17,7 @@ from userdisk.turns import Turns
 @pytest.mark.parametrize("serial", [False, True])
 def test_alone(serial: bool) -> None:
     turns = Turns(serial=serial)
-    assert turns.enter(wait=False)
+    assert turns.try_enter()
     got = threading.Event()
 
     def alone() -> None:
@@ -27,13 +27,13 @@ def test_alone(serial: bool) -> None:
     thread = threading.Thread(target=alone)
     thread.start()
     assert not got.wait(0.05)
-    assert not serial or not turns.enter(wait=False)
+    assert not serial or not turns.try_enter()
     turns.leave()
     assert got.wait(5)
     thread.join()
-    assert not turns.enter(wait=False)
+    assert not turns.try_enter()
     turns.leave_alone()
-    assert turns.enter(wait=False)
+    assert turns.try_enter()
     turns.leave()
 
 
@@ -42,7 +42,7 @@ def test_who_wants_to_be_alone_is_not_starved() -> None:
     assert turns.enter()
     thread = threading.Thread(target=turns.enter_alone)
     thread.start()
-    while turns.enter(wait=False):  # until the other has asked
+    while turns.try_enter():  # until the other has asked
         turns.leave()
     turns.leave()
     thread.join(5)

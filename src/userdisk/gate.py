@@ -18,16 +18,18 @@ import inspect
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 from userdisk import errors
 from userdisk.dispatcher import Dispatcher
 from userdisk.operation import LOOKING, Kind, Operation
 from userdisk.turns import Turns
-from userdisk.unit import Buffer, Inline, Parameters, StorageUnit
+from userdisk.unit import Buffer, Extent, Inline, Parameters, StorageUnit
 
 log = logging.getLogger("userdisk")
 
 _BUGS = 100  # different ones that are told apart
+_UNCORRECTED = frozenset({0x3, 0x4})  # sense keys: medium error, hardware error
 
 
 #: What the unit must declare inline for the operation to be, without and with FUA.
@@ -56,6 +58,8 @@ class Gate:
         self.watch: Callable[[Operation], None] | None = None
         #: Guards what ports share about the unit (unit attentions, pending tasks); held briefly.
         self.state_lock = threading.Lock()
+        self.read_errors = 0  #: reads that failed for the medium's or the unit's own reason
+        self.write_errors = 0  #: the same of writes, flushes and what else changes blocks
         self._bugs: dict[object, int] = {}  # how often each was seen
         self._inline = {
             (kind, fua): not inspect.iscoroutinefunction(getattr(unit, kind.name.lower()))
@@ -68,7 +72,12 @@ class Gate:
         self.inline_write = self._inline[Kind.WRITE, False]
         self.all_inline = all(self._inline.values())
         self._turns = Turns(serial=not unit.concurrent)
-        self._patient = self.all_inline and self._turns.serial  # nobody is inside for long
+        #: Take the gate for inline operations, never for long; False: use `submit` instead.
+        self.enter: Callable[[], bool] = (
+            self._turns.enter if self.all_inline and self._turns.serial else self._turns.try_enter
+        )
+        #: Give the gate back after `enter` returned True.
+        self.leave: Callable[[], None] = self._turns.leave
         self._dispatcher = Dispatcher(unit, self._turns)
         self._opened = False
 
@@ -102,14 +111,6 @@ class Gate:
                 self._dispatcher.stop()
 
     # -- inline operations ---------------------------------------------------------------------
-
-    def enter(self) -> bool:
-        """Take the gate for inline operations, never for long; False: use `submit` instead."""
-        return self._turns.enter(wait=self._patient)
-
-    def leave(self) -> None:
-        """Give the gate back after `enter` returned True."""
-        self._turns.leave()
 
     def runs_inline(self, operation: Operation) -> bool:
         """Whether the operation is bounded in time: run it with `run` between enter and leave."""
@@ -162,7 +163,18 @@ class Gate:
         """The table's entry for what the unit raised; logs the traceback of a bug."""
         if errors.is_bug(error):
             self._report(error, kind)
-        return errors.from_exception(error, writing=kind not in LOOKING)
+        failure = errors.from_exception(error, writing=kind not in LOOKING)
+        self._count(failure, kind)
+        return failure
+
+    def _count(self, failure: errors.StorageError, kind: Kind) -> None:
+        if failure.sense[0] not in _UNCORRECTED:
+            return
+        with self.state_lock:
+            if kind is Kind.READ:
+                self.read_errors += 1
+            elif kind not in LOOKING:
+                self.write_errors += 1
 
     def _report(self, error: BaseException, kind: Kind) -> None:
         """Log a bug with its traceback; the same one again only at the 10th, 100th, ... time."""
@@ -194,10 +206,31 @@ class Gate:
         except TypeError:  # not contiguous, or of a format that cannot be cast
             return view.tobytes()
 
+    def checked_extents(self, found: object, lba: int, blocks: int) -> list[Extent]:
+        """`found`, if it is what `extents` must return, cut at the end; else HardwareError."""
+        end = lba + blocks
+        extents: list[Extent] = []
+        for extent in found if isinstance(found, list) else ():
+            if not isinstance(extent, Extent) or extent.lba != lba or extent.blocks < 1:
+                message = f"unit {self.name}: extents yielded {extent!r} where block {lba} is next"
+                log.error(message)
+                raise errors.HardwareError(message)
+            extents.append(replace(extent, blocks=min(extent.blocks, end - lba)))
+            lba += extent.blocks
+            if lba >= end:
+                break
+        if not extents:
+            message = f"unit {self.name}: extents yielded nothing for block {lba}"
+            log.error(message)
+            raise errors.HardwareError(message)
+        return extents
+
     def _wrong_read(self, what: str, length: int) -> errors.HardwareError:
         message = f"unit {self.name}: read returned {what} instead of {length} bytes"
         log.error(message)  # a bug in the unit, though nothing was raised
-        return errors.HardwareError(message)
+        failure = errors.HardwareError(message)
+        self._count(failure, Kind.READ)
+        return failure
 
 
 def _on_main_thread() -> bool:
