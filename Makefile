@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 
 # Slow, or needs programs of other projects; everything else is the unit part.
 SYSTEM_TESTS := $(wildcard $(addprefix tests/,attach bench cli conformance docs interop guest \
-	iscsi/test_fuzz*.py test_conftest.py))
+	iscsi/test_fuzz*.py target/test_*fuzz.py test_fuzz_coverage.py test_conftest.py))
 SOURCES := $(wildcard src tests bench examples)
 
 .DEFAULT_GOAL := help
@@ -68,8 +68,9 @@ test: setup packages ## every test: unit, then with other people's initiators, k
 	$(BIN)/python -m pytest -q $(addprefix --ignore=,$(SYSTEM_TESTS))
 	$(BIN)/python -m pytest -q $(SYSTEM_TESTS)
 
-fuzz: setup ## fuzz the iSCSI protocol longer, with new inputs; which lines that reaches
-	FUZZ_RANDOM=1 FUZZ_EXAMPLES=$(or $(EXAMPLES),300) $(BIN)/python -m tests.iscsi.fuzz_coverage
+fuzz: setup ## fuzz PDUs and commands longer, with new inputs; which lines that reaches
+	FUZZ_RANDOM=1 FUZZ_EXAMPLES=$(or $(EXAMPLES),300) $(BIN)/python -m tests.fuzz_coverage iscsi
+	FUZZ_RANDOM=1 FUZZ_COMMANDS=$(or $(COMMANDS),1000000) $(BIN)/python -m tests.fuzz_coverage target
 
 bench: setup packages ## measure against tgt and the socket limit; BENCH='--quick' for a short run
 	$(BIN)/python -m bench.run $(BENCH)

@@ -2,7 +2,7 @@
 
 Half of the inputs come before login, half in full feature phase after a real one. Whatever is sent,
 nothing is raised, nothing loops, memory stays bounded, and another session of the same server goes
-on. `python -m tests.iscsi.fuzz_coverage` prints which lines of `userdisk.iscsi` this reaches.
+on. `python -m tests.fuzz_coverage iscsi` prints which lines of `userdisk.iscsi` this reaches.
 FUZZ_EXAMPLES sets how many inputs each test makes; with FUZZ_RANDOM set they differ every time.
 """
 
