@@ -180,10 +180,10 @@ class Portals:
         self.accepted = 0  #: connections that were let in
         self.refused = 0  #: connections over a limit
 
-    def listen(self, host: str, port: int) -> tuple[str, int]:
+    def listen(self, host: str, port: int, tag: int = 1) -> tuple[str, int]:
         """Listen on an address; returns it with the port that was chosen for port 0.
 
-        Raises UsageError.
+        `tag` is that of its portal group. Raises UsageError.
         """
         where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
@@ -206,14 +206,14 @@ class Portals:
             hint = ": is another server running?" if error.errno == errno.EADDRINUSE else ""
             raise UsageError(f"cannot listen on {where}: {error.strerror}{hint}") from None
         thread = threading.Thread(
-            target=self._accept, args=(sock,), name=f"portal {where}", daemon=True
+            target=self._accept, args=(sock, tag), name=f"portal {where}", daemon=True
         )
         thread.start()
         self._listeners.append((sock, thread))
         bound: tuple[str, int] = sock.getsockname()[:2]
         return bound
 
-    def _accept(self, listener: socket.socket) -> None:
+    def _accept(self, listener: socket.socket, tag: int) -> None:
         while True:
             try:
                 sock, remote = listener.accept()
@@ -236,7 +236,7 @@ class Portals:
                 if len(logins) >= self._max_logins:  # those that never log in keep nobody out
                     self.refused += 1
                     logins[0].abort("too many connections that have not logged in")
-                self._begin(sock, Peer(_address(local), _address(remote)))
+                self._begin(sock, Peer(_address(local), _address(remote), tag))
 
     def _begin(self, sock: socket.socket, peer: Peer) -> None:
         """Give a new connection its owner; the caller holds the condition."""

@@ -6,6 +6,7 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import TracebackType
 
 from userdisk.errors import UsageError, UserdiskError, is_bug
@@ -13,7 +14,7 @@ from userdisk.gate import Gate
 from userdisk.iscsi import digest
 from userdisk.iscsi.budget import PROCESS_LIMIT, Budget, Buffers
 from userdisk.iscsi.chap import Credentials
-from userdisk.iscsi.discovery import parse_advertise, reachable, target_address
+from userdisk.iscsi.discovery import Portal, parse_advertise, reachable, target_address
 from userdisk.iscsi.environment import Environment, Tally
 from userdisk.iscsi.keys import Settings
 from userdisk.iscsi.login import Found, Login, LoginConfig, Negotiated, Opened
@@ -25,6 +26,7 @@ from userdisk.target.target import Target
 log = logging.getLogger("userdisk")
 
 DEFAULT_PORT = 3260
+MAX_TAG = 65535  #: of a portal group; 0 is no relative target port identifier (SPC-5 4.3.4)
 
 
 class Server:
@@ -32,7 +34,8 @@ class Server:
 
     Args:
         targets: with their logical units; the server opens and closes the units.
-        listen: (host, port) of each portal; port 0 chooses a free one.
+        listen: (host, port) or (host, port, tag) of each portal; port 0 chooses a free one. The
+            tag is that of its portal group, 1 by default; each group is a target port of its own.
         credentials: CHAP names and secrets; None: everybody may log in.
         initiators: names that may log in; empty: all.
         advertise: the address that discovery names instead of the one that the client reached:
@@ -43,7 +46,7 @@ class Server:
         self,
         targets: Sequence[Target],
         *,
-        listen: Sequence[tuple[str, int]] = (("127.0.0.1", DEFAULT_PORT),),
+        listen: Sequence[tuple[str, int] | tuple[str, int, int]] = (("127.0.0.1", DEFAULT_PORT),),
         credentials: Credentials | None = None,
         initiators: Sequence[str] = (),
         advertise: str | None = None,
@@ -55,7 +58,10 @@ class Server:
             raise UsageError(f"two targets have the same name, {name}")
         units = (lu.gate for target in targets for lu in target.units)
         self._gates: list[Gate] = list(dict.fromkeys(units))
-        self._listen = tuple(listen)
+        self._listen = tuple(Portal(*each) for each in listen)
+        for portal in self._listen:
+            if not 1 <= portal.tag <= MAX_TAG:
+                raise UsageError(f"portal group tag {portal.tag}: must be from 1 to {MAX_TAG}")
         self._credentials = credentials
         if advertise is not None:
             parse_advertise(advertise)
@@ -89,8 +95,8 @@ class Server:
             for gate in self._gates:
                 _open(gate)
                 self._opened.append(gate)
-            for host, port in self._listen:
-                self._bound.append(self._portals.listen(host, port))
+            for portal in self._listen:
+                self._bound.append(self._portals.listen(*portal))
             return self._bound
         except BaseException:
             self.stop()
@@ -136,10 +142,10 @@ class Server:
     ) -> None:
         self.stop()
 
-    def _login(self, open_session: Callable[[Negotiated], Opened]) -> Login:
+    def _login(self, open_session: Callable[[Negotiated], Opened], tag: int) -> Login:
         return Login(
             LoginConfig(
-                find_target=self._find,
+                find_target=partial(self._find, tag),
                 open_session=open_session,
                 random=secrets.token_bytes,
                 credentials=self._credentials,
@@ -150,13 +156,14 @@ class Server:
             )
         )
 
-    def _addresses(self, reached: tuple[str, int]) -> list[str]:
-        found = reachable(self._bound, reached, self._advertise)
-        return [target_address(host, port) for host, port in found]
+    def _addresses(self, reached: Portal) -> list[str]:
+        listening = zip(self._bound, self._listen, strict=False)  # some may not listen yet
+        portals = [Portal(*address, portal.tag) for address, portal in listening]
+        return [target_address(*each) for each in reachable(portals, reached, self._advertise)]
 
-    def _find(self, name: str) -> Found | None:
+    def _find(self, tag: int, name: str) -> Found | None:
         target = self._targets.get(name.lower())
-        return None if target is None else Found(target.name.lower(), target.alias)
+        return None if target is None else Found(target.name.lower(), target.alias, tag)
 
 
 def _open(gate: Gate) -> None:

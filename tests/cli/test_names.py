@@ -91,22 +91,27 @@ def test_other_names_are_refused_with_the_option(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "host", "port"),
+    ("text", "portal"),
     [
-        ("127.0.0.1", "127.0.0.1", 3260),
-        ("0.0.0.0:13260", "0.0.0.0", 13260),
-        ("[::]:3260", "::", 3260),
-        ("[fe80::1%eth0]", "fe80::1%eth0", 3260),
-        ("localhost:0", "localhost", 0),
+        ("127.0.0.1", ("127.0.0.1", 3260, 1)),
+        ("0.0.0.0:13260", ("0.0.0.0", 13260, 1)),
+        ("[::]:3260", ("::", 3260, 1)),
+        ("[fe80::1%eth0]", ("fe80::1%eth0", 3260, 1)),
+        ("localhost:0", ("localhost", 0, 1)),
+        ("127.0.0.1:0,2", ("127.0.0.1", 0, 2)),
+        ("10.0.0.1,65535", ("10.0.0.1", 3260, 65535)),
+        ("[::1]:3260,7", ("::1", 3260, 7)),
     ],
 )
-def test_portal(text: str, host: str, port: int) -> None:
-    assert names.parse_portal("--listen", text) == (host, port)
+def test_portal(text: str, portal: tuple[str, int, int]) -> None:
+    assert names.parse_portal("--listen", text) == portal
 
 
 @pytest.mark.parametrize(
-    "text", ["", ":3260", "::1", "a:b", "a:65536", "a:", "[::1", "[]:1", "a:1:2"]
-)
+    "text",
+    ["", ":3260", "::1", "a:b", "a:65536", "a:", "[::1", "[]:1", "a:1:2", "a:٣", "a:1,", "a,b",
+     "a:1,2,3", "a:1,-1", "a,1:1", "[a,1]", "a:1,0", "a:1,65536", "a:1,70000"],
+)  # fmt: skip
 def test_bad_portals_are_refused_with_the_option(text: str) -> None:
     with pytest.raises(UsageError, match="--listen"):
         names.parse_portal("--listen", text)

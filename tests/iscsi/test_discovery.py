@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from userdisk.errors import UsageError
 from userdisk.iscsi.discovery import (
+    Portal,
     Record,
     TextAnswer,
     TextNegotiation,
@@ -196,7 +197,8 @@ def test_target_address(host: str, text: str) -> None:
 def test_reachable(
     listen: list[tuple[str, int]], reached: tuple[str, int], addresses: list[tuple[str, int]]
 ) -> None:
-    assert reachable(listen, reached) == addresses
+    found = reachable([Portal(*each) for each in listen], Portal(*reached))
+    assert found == [Portal(*each) for each in addresses]
 
 
 @pytest.mark.parametrize(("advertise", "address"), [
@@ -208,7 +210,29 @@ def test_reachable(
     ("nas.example.com:4000", ("nas.example.com", 4000)),
 ])  # fmt: skip
 def test_advertise(advertise: str, address: tuple[str, int]) -> None:
-    assert reachable([("0.0.0.0", 3260)], ("10.0.0.5", 3260), advertise) == [address]
+    found = reachable([Portal("0.0.0.0", 3260)], Portal("10.0.0.5", 3260), advertise)
+    assert found == [Portal(*address)]
+
+
+def test_portal_groups() -> None:
+    """Each portal has its own tag; an address is shown once, the one that was reached first."""
+    one, two = Portal("10.0.0.5", 3260, 1), Portal("10.0.1.5", 3260, 2)
+    assert reachable([one, two], two) == [two, one]
+    wild = Portal("0.0.0.0", 3261, 3)
+    assert reachable([one, wild], one) == [one, Portal("10.0.0.5", 3261, 3)]
+    assert reachable([wild, one], Portal("10.0.0.5", 3261, 3)) == [
+        wild._replace(host=one.host),
+        one,
+    ]
+
+
+def test_advertised_portal_groups() -> None:
+    """A host alone stands for that of every portal; with a port it is the one portal there is."""
+    one, two = Portal("10.0.0.5", 3260, 1), Portal("10.0.0.5", 3261, 2)
+    assert reachable([one, two], two, "nas") == [Portal("nas", 3261, 2), Portal("nas", 3260, 1)]
+    assert reachable([one, two], two, "nas:4000") == [Portal("nas", 4000, 2)]
+    other_host = Portal("10.0.1.5", 3260, 2)
+    assert reachable([one, other_host], other_host, "nas") == [Portal("nas", 3260, 2)]
 
 
 @pytest.mark.parametrize("text", ["", ":3260", "a:b", "a:0", "a:65536", "a:٣", "[::1", "[::1]x",

@@ -55,10 +55,10 @@ def environment_of(
     """What connections to these targets share; a bug that is reported raises, by default."""
     named = {target.name: target for target in targets}
 
-    def find(name: str) -> Found | None:
-        return Found(name) if name in named else None
+    def login(open_session: Callable[[Negotiated], Opened], tag: int) -> Login:
+        def find(name: str) -> Found | None:
+            return Found(name, portal_group_tag=tag) if name in named else None
 
-    def login(open_session: Callable[[Negotiated], Opened]) -> Login:
         return Login(
             LoginConfig(
                 find_target=find,
@@ -76,7 +76,8 @@ def environment_of(
         sessions=Sessions(threading.Lock()),
         login=login,
         addresses=lambda reached: [
-            target_address(reached[0], reached[1] + number) for number in range(portals)
+            target_address(reached.host, reached.port + number, reached.tag)
+            for number in range(portals)
         ],
         max_segment=262144,
         budget=Budget(PROCESS_LIMIT, threading.Lock()),

@@ -11,6 +11,7 @@ from userdisk.errors import UsageError
 DEFAULT_PORT = 3260
 _PREFIX = "iqn.2026-11.io.userdisk:"
 _MAX_NAME = 223  # bytes, RFC 7143 4.2.7.1
+_MAX_TAG = 65535  # of a portal group
 
 _NAME = re.compile(
     r"iqn\.\d{4}-(0[1-9]|1[0-2])\.[a-z0-9][a-z0-9.-]*(:[a-z0-9.:-]+)?"
@@ -61,16 +62,21 @@ def checked_name(option: str, text: str) -> str:
     return name
 
 
-def parse_portal(option: str, text: str) -> tuple[str, int]:
-    """`ADDR`, `ADDR:PORT`, `[IPV6]:PORT` as (host, port). Raises `UsageError`."""
-    match = re.fullmatch(r"(?:\[([^\[\]]+)\]|([^\[\]:]+))(?::(\d{1,5}))?", text)
+def parse_portal(option: str, text: str) -> tuple[str, int, int]:
+    """`ADDR`, `ADDR:PORT`, `[IPV6]:PORT`, and `,TAG` as (host, port, tag). Raises `UsageError`."""
+    match = re.fullmatch(
+        r"(?:\[([^\[\],]+)\]|([^\[\]:,]+))(?::([0-9]{1,5}))?(?:,([0-9]{1,9}))?", text
+    )
     if match is None:
         hint = "; put an IPv6 address in brackets, [::1]:3260" if text.count(":") > 1 else ""
-        raise UsageError(f"{option} {text}: write it as ADDRESS or ADDRESS:PORT{hint}")
+        raise UsageError(f"{option} {text}: write it as ADDRESS[:PORT][,TAG]{hint}")
     port = DEFAULT_PORT if match[3] is None else int(match[3])
     if port > 65535:
         raise UsageError(f"{option} {text}: a port is at most 65535")
-    return match[1] or match[2], port
+    tag = 1 if match[4] is None else int(match[4])
+    if not 1 <= tag <= _MAX_TAG:
+        raise UsageError(f"{option} {text}: a portal group tag is from 1 to {_MAX_TAG}")
+    return match[1] or match[2], port, tag
 
 
 def portal_text(host: str, port: int) -> str:

@@ -53,9 +53,10 @@ _OPTIONS: Sequence[click.Parameter] = (
         ["--listen"],
         multiple=True,
         default=(f"127.0.0.1:{DEFAULT_PORT}",),
-        metavar="ADDR[:PORT]",
+        metavar="ADDR[:PORT][,TAG]",
         help=f"Address to listen on, 127.0.0.1:{DEFAULT_PORT} by default; an IPv6 address in"
-        " brackets, port 0 for any free port; may be repeated.",
+        " brackets, port 0 for any free port; may be repeated. TAG, 1 by default, is its portal"
+        " group: each group is a target port, with an access state (ALUA) of its own.",
     ),
     click.Option(
         ["--advertise"],

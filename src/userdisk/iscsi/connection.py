@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 from userdisk.gate import Gate
 from userdisk.iscsi import fast_path, full_feature, pdu
-from userdisk.iscsi.discovery import Record, TextNegotiation
+from userdisk.iscsi.discovery import Portal, Record, TextNegotiation
 from userdisk.iscsi.environment import Environment, Peer, Tally
 from userdisk.iscsi.incoming import Incoming, Pdu, ProtocolError, SegmentError
 from userdisk.iscsi.login import PENDING, Login, LoginStatus, Negotiated, Opened
@@ -81,7 +81,7 @@ class Connection:
         self.incoming = Incoming(_LOGIN_BUFFER, _LOGIN_SEGMENT, self.tasks.destination)
         self.recent: Path | None = None  #: the path that the fast path took last
         self.more = False  #: `resume` has work that does not need another byte
-        self._login: Login | None = environment.login(self._open_session)
+        self._login: Login | None = environment.login(self._open_session, peer.tag)
         self._held: Gate | None = None
         self._fast = False
         self._deadline = now + LOGIN_LIMIT
@@ -293,7 +293,9 @@ class Connection:
         """The login's last question: the session's TSIH, a refusal, or PENDING."""
         if negotiated.target is None:
             return 1  # a discovery session is not registered
-        key = Key(negotiated.target, negotiated.initiator, negotiated.isid)
+        key = Key(
+            negotiated.target, negotiated.initiator, negotiated.isid, negotiated.portal_group_tag
+        )
         target = self.environment.targets[negotiated.target]
         session = self.environment.sessions.open(key, target, self.drop, self._session_ready)
         if session is None:
@@ -343,5 +345,5 @@ class Connection:
 
     def _records(self) -> list[Record]:
         """The targets, at the addresses that this initiator can reach (appendix C)."""
-        addresses = self.environment.addresses(self.peer.local)
+        addresses = self.environment.addresses(Portal(*self.peer.local, self.peer.tag))
         return [Record(target.name, addresses) for target in self.environment.targets.values()]

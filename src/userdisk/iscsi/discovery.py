@@ -12,8 +12,8 @@ is what tells an initiator that it asked something senseless.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from userdisk.errors import UsageError
 from userdisk.iscsi.keys import KEYS, NOT_UNDERSTOOD, RESERVED_VALUES, Phase, negotiate
@@ -21,8 +21,14 @@ from userdisk.iscsi.pdu import CONTINUE, FINAL, RESERVED_TAG, RejectReason
 from userdisk.iscsi.text import Pair, TextBuffer, TextError, decode_name, encode_pairs
 from userdisk.unit import Buffer
 
-#: host and port
-Address: TypeAlias = tuple[str, int]
+
+class Portal(NamedTuple):
+    """An address of the server, and the tag of the portal group that it is in (4.1.1)."""
+
+    host: str
+    port: int
+    tag: int = 1
+
 
 _MAX_SEGMENT = "MaxRecvDataSegmentLength"
 
@@ -159,20 +165,23 @@ def target_address(host: str, port: int, portal_group_tag: int = 1) -> str:
 
 
 def reachable(
-    listen: Sequence[Address], reached: Address, advertise: str | None = None
-) -> list[Address]:
-    """The addresses to show to a client that reached us at `reached`; that one comes first.
+    listen: Sequence[Portal], reached: Portal, advertise: str | None = None
+) -> list[Portal]:
+    """The portals to show to a client that reached us at `reached`; that one comes first.
 
     A wildcard stands for the address that was reached; loopback addresses are shown only to those
-    who came that way. `advertise` ("host", "host:port", "[ipv6]:port") replaces all of them.
-    Raises `UsageError` if it is malformed: check it once with `parse_advertise` at the start.
+    who came that way. `advertise` replaces the host ("host", the ports then stay), or all of them
+    by one ("host:port", "[ipv6]:port"). Raises `UsageError` if it is malformed: check it once with
+    `parse_advertise` at the start.
     """
     if advertise is not None:
         host, port = parse_advertise(advertise)
-        return [(host, reached[1] if port is None else port)]
-    ours = _plain(reached[0])
-    addresses = [(ours, reached[1])]
-    for host, port in listen:
+        if port is not None:
+            return [Portal(host, port, reached.tag)]
+        return _distinct(each._replace(host=host) for each in (reached, *listen))
+    ours = _plain(reached.host)
+    portals = [reached._replace(host=ours)]
+    for host, port, tag in listen:
         ip = _parse(host)
         if host == "" or (ip is not None and ip.is_unspecified):
             if ip is not None and ip.version == 4 and ":" in ours:
@@ -182,10 +191,16 @@ def reachable(
             came = _parse(ours)
             if came is None or not came.is_loopback:
                 continue
-        host = _plain(host)
-        if (host, port) not in addresses:
-            addresses.append((host, port))
-    return addresses
+        portals.append(Portal(_plain(host), port, tag))
+    return _distinct(portals)
+
+
+def _distinct(portals: Iterable[Portal]) -> list[Portal]:
+    """Each address once, in the group in which it comes first."""
+    found: dict[tuple[str, int], Portal] = {}
+    for portal in portals:
+        found.setdefault(portal[:2], portal)
+    return list(found.values())
 
 
 def parse_advertise(text: str) -> tuple[str, int | None]:

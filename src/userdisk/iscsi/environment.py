@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from userdisk.iscsi.budget import Budget, Buffers
+from userdisk.iscsi.discovery import Portal
 from userdisk.iscsi.login import Login, Negotiated, Opened
 from userdisk.iscsi.session import Sessions
 from userdisk.target.logical_unit import LogicalUnit
@@ -14,10 +15,14 @@ from userdisk.target.target import Target
 
 
 class Peer(NamedTuple):
-    """The two ends of a connection, as (host, port); for SendTargets and the log."""
+    """The two ends of a connection, as (host, port); for SendTargets and the log.
+
+    `tag` is that of the portal group through which it came.
+    """
 
     local: tuple[str, int]
     remote: tuple[str, int]
+    tag: int = 1
 
 
 @dataclass(slots=True)
@@ -61,10 +66,10 @@ class Environment:
 
     targets: Mapping[str, Target]
     sessions: Sessions
-    #: makes the login state machine of a new connection
-    login: Callable[[Callable[[Negotiated], Opened]], Login]
-    #: TargetAddress values to show to a client that reached this (host, port)
-    addresses: Callable[[tuple[str, int]], list[str]]
+    #: makes the login state machine of a new connection, in the portal group of this tag
+    login: Callable[[Callable[[Negotiated], Opened], int], Login]
+    #: TargetAddress values to show to a client that reached this portal
+    addresses: Callable[[Portal], list[str]]
     #: the MaxRecvDataSegmentLength that we declare, in bytes
     max_segment: int
     #: bytes of solicited write data in flight, over all connections

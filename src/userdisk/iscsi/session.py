@@ -1,8 +1,9 @@
 """Sessions: the initiator's tie to a target, their registry and reinstatement (RFC 7143 6.3.5).
 
 A session has one connection (MaxConnections is 1). Two sessions of one initiator port (name and
-ISID) at one target cannot exist: a second login replaces the first session, and is answered only
-when the last command of the first has left its unit, so that no late write can overtake.
+ISID) at one target port (target name and portal group tag) cannot exist: a second login replaces
+the first session, and is answered only when the last command of the first has left its unit, so
+that no late write can overtake.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ class Key(NamedTuple):
     target: str
     initiator: str
     isid: int
+    tag: int = 1  #: of the portal group
 
 
 class Session:
@@ -34,7 +36,7 @@ class Session:
         self.tsih = tsih
         #: ends the session's connection; may be called from any thread
         self.drop = drop
-        self.nexus: Nexus = target.attach(key.initiator, key.isid)
+        self.nexus: Nexus = target.attach(key.initiator, key.isid, key.tag)
 
 
 class Sessions:
