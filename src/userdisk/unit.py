@@ -69,6 +69,7 @@ class Parameters:
     max_transfer_length: int
     removable: bool = False
     atomic_blocks: int = 0
+    soft_threshold: int = 0
 
     def __post_init__(self) -> None:
         if self.guid.int == 0:
@@ -93,6 +94,7 @@ class Parameters:
         _check_integer(
             "atomic_blocks", self.atomic_blocks, 0, self.max_transfer_length // self.block_length
         )
+        _check_integer("soft_threshold", self.soft_threshold, 0, 99)
         for name in _TRUTHS:
             _check_truth(name, getattr(self, name))
 
@@ -166,6 +168,9 @@ class StorageUnit:
     #: A write of so many blocks or fewer is stored wholly or not at all, whatever happens, and no
     #: read sees half of it; 0: there is no such promise.
     atomic_blocks: int = 0
+    #: A thin unit that tells its `usage` has initiators warned when less storage is available than
+    #: what this many percent leave of the disk's size (80: a fifth); 0: no warning.
+    soft_threshold: int = 0
 
     inline: Inline = Inline.NONE
     concurrent: bool = False  #: operations may run at the same time on several threads
@@ -193,6 +198,7 @@ class StorageUnit:
         max_transfer_length: int | None = None,
         removable: bool | None = None,
         atomic_blocks: int | None = None,
+        soft_threshold: int | None = None,
     ) -> None:
         given = {name: value for name, value in locals().items() if name in _PARAMETERS}
         for name, value in given.items():
@@ -299,6 +305,7 @@ _CALLED_WITH = {
     "write": ("lba", "data", "fua"),
     "flush": (),
     "unmap": ("extents",),
+    "usage": (),
 }
 
 
@@ -325,6 +332,9 @@ def _parameters_of(unit: StorageUnit) -> Parameters:
     for name in ("concurrent", "live_reads", "unmap_zeroes"):
         _check_truth(name, getattr(unit, name))
     cache, unmap = unit.cache_supported, unit.unmap_supported
+    unmap = overrides(unit, "unmap") if unmap is None else unmap
+    if unit.soft_threshold and not (unmap and overrides(unit, "usage")):
+        raise UsageError(f"soft_threshold: {kind} does not both unmap blocks and tell its usage")
     return Parameters(
         guid=_guid_of(unit),
         block_count=unit.block_count,
@@ -334,11 +344,12 @@ def _parameters_of(unit: StorageUnit) -> Parameters:
         product_revision=unit.product_revision,
         write_protected=unit.write_protected,
         cache_supported=overrides(unit, "flush") if cache is None else cache,
-        unmap_supported=overrides(unit, "unmap") if unmap is None else unmap,
+        unmap_supported=unmap,
         eject_disabled=unit.eject_disabled,
         max_transfer_length=unit.max_transfer_length,
         removable=unit.removable,
         atomic_blocks=unit.atomic_blocks,
+        soft_threshold=unit.soft_threshold,
     )
 
 

@@ -34,6 +34,7 @@ class _Request:
     product_revision: str | None
     removable: bool
     thick: bool
+    soft_threshold: int | None
     options: Mapping[str, str]
     new_guid: bool
 
@@ -45,6 +46,7 @@ class _Request:
             "product_revision": self.product_revision,
             "removable": self.removable or None,
             "unmap_supported": False if self.thick else None,
+            "soft_threshold": self.soft_threshold,
         }
 
 
@@ -59,12 +61,14 @@ def open_unit(
     product_revision: str | None = None,
     removable: bool = False,
     thick: bool = False,
+    soft_threshold: int | None = None,
     options: Mapping[str, str] | None = None,
     new_guid: bool = False,
 ) -> StorageUnit:
     """Make a unit from `spec`. Sizes and lengths are in bytes; None means the unit's default.
 
     `removable`: the medium can be ejected and loaded again. `thick`: unmap is not offered.
+    `soft_threshold`: percent, see `StorageUnit`.
 
     Images and devices are opened and locked at once, until the unit is closed. A `ram:` disk
     starts empty and so is a new disk each time; everything else keeps its identity
@@ -88,6 +92,7 @@ def open_unit(
             product_revision=product_revision,
             removable=removable,
             thick=thick,
+            soft_threshold=soft_threshold,
             options=options or {},
             new_guid=new_guid,
         )

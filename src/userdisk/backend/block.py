@@ -48,6 +48,7 @@ class BlockDeviceUnit(DescriptorUnit):
         read_only: bool = False,
         removable: bool | None = None,
         unmap_supported: bool | None = None,
+        soft_threshold: int | None = None,
     ) -> None:
         name = os.fspath(path)
         self._size, folder = _examine(name)
@@ -85,6 +86,7 @@ class BlockDeviceUnit(DescriptorUnit):
             read_only=read_only,
             removable=removable,
             unmap_supported=unmap_supported,
+            soft_threshold=soft_threshold,
         )
         self.open()
         if guid is None:

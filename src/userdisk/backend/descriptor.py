@@ -57,6 +57,7 @@ class DescriptorUnit(StorageUnit):
         read_only: bool,
         removable: bool | None,
         unmap_supported: bool | None,
+        soft_threshold: int | None,
     ) -> None:
         if fcntl is None or not hasattr(os, "pread"):
             raise UsageError(f"{path}: files and devices can be disks on POSIX systems only")
@@ -75,6 +76,7 @@ class DescriptorUnit(StorageUnit):
             write_protected=read_only,
             removable=removable,
             unmap_supported=unmap_supported,
+            soft_threshold=soft_threshold,
         )
 
     @abstractmethod

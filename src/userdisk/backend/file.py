@@ -10,6 +10,9 @@ from userdisk import identity
 from userdisk.backend.descriptor import DescriptorUnit, lock
 from userdisk.backend.size import format_size
 from userdisk.errors import UsageError
+from userdisk.unit import Usage
+
+_STAT_BLOCK = 512  # bytes: what st_blocks counts, whatever the file system's block is
 
 
 class FileUnit(DescriptorUnit):
@@ -42,6 +45,7 @@ class FileUnit(DescriptorUnit):
         read_only: bool = False,
         removable: bool | None = None,
         unmap_supported: bool | None = None,
+        soft_threshold: int | None = None,
     ) -> None:
         name = os.fspath(path)
         block_length = block_length or self.block_length
@@ -62,6 +66,7 @@ class FileUnit(DescriptorUnit):
             read_only=read_only,
             removable=removable,
             unmap_supported=unmap_supported,
+            soft_threshold=soft_threshold,
         )
         self._new = True  # until the first open: it may create the image, later ones may not
         self._grown = False
@@ -99,6 +104,16 @@ class FileUnit(DescriptorUnit):
             os.close(descriptor)
             raise
         return descriptor
+
+    def usage(self) -> Usage:
+        """What the image occupies, and what its file system still has. Blocks."""
+        try:
+            occupied = os.fstat(self._descriptor).st_blocks * _STAT_BLOCK
+            system = os.fstatvfs(self._descriptor)
+        except OSError as error:
+            raise self._error(error, None, writing=False) from error
+        available = system.f_bavail * system.f_frsize
+        return Usage(-(-occupied // self.block_length), available // self.block_length)
 
     def _create(self) -> int:
         try:

@@ -27,6 +27,7 @@ _SETTABLE = (
     "product_revision",
     "removable",
     "unmap_supported",
+    "soft_threshold",
 )
 
 #: How the options are called on the command line.

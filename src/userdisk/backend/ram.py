@@ -52,6 +52,7 @@ class RamUnit(StorageUnit):
         write_protected: bool | None = None,
         removable: bool | None = None,
         unmap_supported: bool | None = None,
+        soft_threshold: int | None = None,
     ) -> None:
         if size is not None:
             length = block_length or self.block_length
@@ -70,6 +71,7 @@ class RamUnit(StorageUnit):
             write_protected=write_protected,
             removable=removable,
             unmap_supported=unmap_supported,
+            soft_threshold=soft_threshold,
             max_transfer_length=_TRANSFER,
         )
         self._zeros = memoryview(bytes(_TRANSFER))

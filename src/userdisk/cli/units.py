@@ -56,6 +56,13 @@ SERVED_UNIT_OPTIONS: Sequence[click.Option] = (
         is_flag=True,
         help="Present the medium as removable: initiators may eject and load it.",
     ),
+    click.Option(
+        ["--soft-threshold"],
+        type=click.IntRange(1, 99),
+        metavar="PERCENT",
+        help="Warn initiators when the file system has less left than this many percent leave of"
+        " the disk's size (80: a fifth).",
+    ),
 )
 
 
@@ -69,6 +76,7 @@ class UnitOptions:
     read_only: bool = False
     thick: bool = False
     removable: bool = False
+    soft_threshold: int | None = None
     product_id: str | None = None
     product_revision: str | None = None
     new_guid: bool = False
@@ -104,6 +112,7 @@ class UnitOptions:
                 product_revision=self.product_revision,
                 removable=self.removable,
                 thick=self.thick,
+                soft_threshold=self.soft_threshold,
                 options=pairs,
                 new_guid=self.new_guid,
             )

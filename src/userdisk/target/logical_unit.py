@@ -7,7 +7,7 @@ a unit works.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,8 +24,10 @@ from userdisk.target.command import (
     Completion,
     Steps,
 )
+from userdisk.target.log_pages import Processed
 from userdisk.target.nexus import Nexus, Path
 from userdisk.target.row import Flags, Row
+from userdisk.target.soft_threshold import SoftThreshold
 from userdisk.target.task_set import TaskSet
 
 if TYPE_CHECKING:
@@ -94,9 +96,12 @@ class LogicalUnit:
         self.task_set = TaskSet(self.lock)
         self.write_protected = gate.parameters.write_protected
         self.descriptor_sense = False
+        #: What all initiators together have read and written: the server knows.
+        self.processed: Callable[[], Processed] = Processed
+        self.soft_threshold = SoftThreshold(self)
         #: What may keep commands from running, in the order in which it is asked.
         self.reservations = Aspect()
-        self.aspects: tuple[Aspect, ...] = ()
+        self.aspects: tuple[Aspect, ...] = (self.soft_threshold,)
 
     # -- commands ------------------------------------------------------------------------------
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from userdisk.scsi.sense import Asc
 from userdisk.target.command import Abortable
-from userdisk.target.logical_unit import LogicalUnit
-from userdisk.target.nexus import Nexus
+
+if TYPE_CHECKING:
+    from userdisk.target.logical_unit import LogicalUnit
+    from userdisk.target.nexus import Nexus
 
 
 class Function(enum.IntEnum):
@@ -60,6 +62,11 @@ _RULES: dict[int, _Rule] = {
     Function.TARGET_WARM_RESET: _Rule(others=True, whole_target=True, reset=Asc.TARGET_RESET),
     Function.TARGET_COLD_RESET: _Rule(others=True, whole_target=True, reset=Asc.POWER_ON),
 }
+
+#: The functions that are performed, as REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS tells.
+SUPPORTED: frozenset[Function] = frozenset(
+    {Function.ABORT_TASK, *(function for function in Function if function in _RULES)}
+)
 
 _REFUSED: dict[int, Response] = {
     Function.CLEAR_ACA: Response.NOT_SUPPORTED,

@@ -1,0 +1,102 @@
+"""Log pages: their parameters, encoded and decoded (SPC-5 7.3, SBC-4 6.4).
+
+Nothing of them is saved, not by command (DS = 1) and not by itself (TSD = 1).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+SUPPORTED_PAGES = 0x00
+WRITE_ERRORS = 0x02
+READ_ERRORS = 0x03
+PROVISIONING = 0x0C
+TEMPERATURE = 0x0D
+START_STOP = 0x0E
+INFORMATIONAL_EXCEPTIONS = 0x2F
+
+ALL_SUBPAGES = 0xFF
+
+#: PAGE CONTROL, which has a meaning for counters only.
+THRESHOLD, CUMULATIVE, DEFAULT_THRESHOLD, DEFAULT_CUMULATIVE = range(4)
+
+NO_TEMPERATURE = 0xFF  # none can be measured
+
+_DS, _SPF = 0x80, 0x40
+_TSD = 0x20
+_COUNTER, _LIST = 0x00, 0x03  # FORMAT AND LINKING: bounded data counter, binary list
+_MAX_COUNTER = (1 << 64) - 1
+
+
+class Parameter(NamedTuple):
+    """A log parameter; a counter has a number that stays at its largest value."""
+
+    code: int
+    value: bytes
+    counter: bool = False
+
+    def encode(self) -> bytes:
+        """The parameter with its header."""
+        control = _TSD | (_COUNTER if self.counter else _LIST)
+        return struct.pack(">HBB", self.code, control, len(self.value)) + self.value
+
+
+def counter(code: int, value: int, control: int) -> Parameter:
+    """A counter, or its default, or its threshold; there is none, so that is never reached."""
+    if control in (THRESHOLD, DEFAULT_THRESHOLD):
+        value = _MAX_COUNTER
+    elif control == DEFAULT_CUMULATIVE:
+        value = 0
+    return Parameter(code, min(value, _MAX_COUNTER).to_bytes(8, "big"), counter=True)
+
+
+#: Parameter codes of the error counter pages.
+CORRECTED = 0x0003
+BYTES_PROCESSED = 0x0005
+UNCORRECTED = 0x0006
+
+ACCUMULATED_CYCLES = 0x0004  #: parameter code of the start-stop cycle counter page
+
+#: Parameter codes of the provisioning page, which are THRESHOLD RESOURCE values as well.
+AVAILABLE, USED = 0x0001, 0x0002
+
+_PERHAPS_SHARED = 2  # SCOPE: what other logical units use may change the count
+_MAX_COUNT = (1 << 32) - 1
+
+
+def resources(code: int, threshold_sets: int) -> Parameter:
+    """A count of LBA mapping resources."""
+    value = struct.pack(">IBxxx", min(threshold_sets, _MAX_COUNT), _PERHAPS_SHARED)
+    return Parameter(code, value)
+
+
+def page(code: int, parameters: Iterable[Parameter]) -> bytes:
+    """A log page of parameters, in the order of their codes."""
+    return _page(code, 0, b"".join(parameter.encode() for parameter in parameters))
+
+
+def list_of(pages: Sequence[int], *, subpages: bool) -> bytes:
+    """The page that lists the pages, and with `subpages` itself as a subpage as well."""
+    if not subpages:
+        return _page(SUPPORTED_PAGES, 0, bytes(pages))
+    pairs = sorted([*((code, 0) for code in pages), (SUPPORTED_PAGES, ALL_SUBPAGES)])
+    return _page(SUPPORTED_PAGES, ALL_SUBPAGES, b"".join(bytes(pair) for pair in pairs))
+
+
+def _page(code: int, subpage: int, body: bytes) -> bytes:
+    # the pages that only list others have nothing to save, and DS is zero there
+    first = code | (_DS if code else 0) | (_SPF if subpage else 0)
+    return struct.pack(">BBH", first, subpage, len(body)) + body
+
+
+def decode(data: bytes) -> list[Parameter]:
+    """The parameters of a page; an incomplete one is left out."""
+    body = data[4 : 4 + struct.unpack_from(">H", data, 2)[0]]
+    found = []
+    while len(body) >= 4 and len(body) >= 4 + body[3]:
+        code, control, length = struct.unpack_from(">HBB", body)
+        found.append(Parameter(code, body[4 : 4 + length], counter=not control & 0x03))
+        body = body[4 + length :]
+    return found
