@@ -44,7 +44,9 @@ def test_a_reserved_bit_is_refused_with_a_pointer_at_it(row: Row) -> None:
     for byte in range(1, len(row.usage)):
         for bit in range(8):
             cdb = bare(row)
-            if row.usage[byte] >> bit & 1 or (byte == 1 and row.service_action and bit < 5):
+            if row.usage[byte] >> bit & 1 or (
+                byte == 1 and row.service_action is not None and bit < 5
+            ):
                 continue
             cdb[byte] |= 1 << bit
             result = port.execute(nexus, bytes(cdb), b"")

@@ -33,5 +33,8 @@ class Aspect:
     def nexus_lost(self, nexus: Nexus) -> None:
         """An I_T nexus is gone. Without the logical unit's lock."""
 
+    def preempted(self, nexus: Nexus) -> None:
+        """PREEMPT AND ABORT ends what a nexus has begun (SPC-5 5.14.11.2.6). As `nexus_lost`."""
+
     def reset(self) -> None:
         """The logical unit was reset. Without the logical unit's lock."""

@@ -26,6 +26,7 @@ from userdisk.target.command import (
 )
 from userdisk.target.log_pages import Processed
 from userdisk.target.nexus import Nexus, Path
+from userdisk.target.reservations import Reservations
 from userdisk.target.row import Flags, Row
 from userdisk.target.soft_threshold import SoftThreshold
 from userdisk.target.task_set import TaskSet
@@ -42,6 +43,10 @@ _RESETS = 0x29  # additional sense code of the unit attentions that come before 
 class Saved(Protocol):
     """What outlives the process: JSON values by name (`userdisk.identity.Identity` is one)."""
 
+    @property
+    def path(self) -> str | None:
+        """The file, for messages; None where nothing outlives the process."""
+
     def get(self, name: str) -> Any:
         """What was saved under `name`, or None. Does not block."""
 
@@ -51,6 +56,8 @@ class Saved(Protocol):
 
 class Unsaved:
     """Saved state that lasts as long as the process: for units without a place for more."""
+
+    path: str | None = None
 
     def __init__(self) -> None:
         self._values: dict[str, Any] = {}
@@ -100,7 +107,7 @@ class LogicalUnit:
         self.processed: Callable[[], Processed] = Processed
         self.soft_threshold = SoftThreshold(self)
         #: What may keep commands from running, in the order in which it is asked.
-        self.reservations = Aspect()
+        self.reservations = Reservations(self.lock, self.saved)
         self.aspects: tuple[Aspect, ...] = (self.soft_threshold,)
 
     # -- commands ------------------------------------------------------------------------------

@@ -7,10 +7,18 @@ protection fields, NACA and everything reserved need no code. Vendor-specific bi
 
 from __future__ import annotations
 
-from userdisk.scsi import sense
+from userdisk.scsi import reservation, sense
 from userdisk.scsi.opcodes import Opcode, ServiceActionIn16
 from userdisk.scsi.sense import Sense
-from userdisk.target import inquiry, modes, provisioning, sbc, spc
+from userdisk.target import (
+    inquiry,
+    modes,
+    persistent_reserve,
+    provisioning,
+    reserve,
+    sbc,
+    spc,
+)
 from userdisk.target.command import CheckCondition
 from userdisk.target.row import Access, Direction, Flags, Row
 
@@ -32,10 +40,14 @@ ROWS: tuple[Row, ...] = (
         _hex("0a 1f ff ff ff c0"), _OUT, _WRITING, _WRITES),
     Row("INQUIRY", Opcode.INQUIRY, inquiry.inquiry,
         _hex("12 01 ff ff ff c0"), _IN, _ALWAYS, _WHO),
+    Row("RESERVE(6)", Opcode.RESERVE_6, reserve.reserve,
+        _hex("16 00 00 00 00 c0"), flags=Flags.WITHOUT_MEDIUM),
+    Row("RELEASE(6)", Opcode.RELEASE_6, reserve.release,
+        _hex("17 00 00 00 00 c0"), flags=Flags.WITHOUT_MEDIUM | Flags.DESPITE_RESERVE),
     Row("MODE SENSE(6)", Opcode.MODE_SENSE_6, modes.mode_sense,
         _hex("1a 08 ff ff ff c0"), _IN, _READING, Flags.WITHOUT_MEDIUM | Flags.IN_STANDBY),
     Row("READ CAPACITY(10)", Opcode.READ_CAPACITY_10, sbc.read_capacity_10,
-        _hex("25 00 ffffffff 0000 01 c0"), _IN),
+        _hex("25 00 ffffffff 0000 01 c0"), _IN, flags=Flags.DESPITE_RESERVE),
     Row("READ(10)", Opcode.READ_10, sbc.read,
         _hex("28 18 ffffffff 3f ffff c0"), _IN, _READING),
     Row("WRITE(10)", Opcode.WRITE_10, sbc.write,
@@ -44,9 +56,23 @@ ROWS: tuple[Row, ...] = (
         _hex("35 06 ffffffff 3f ffff c0"), _NONE, _WRITING),
     Row("UNMAP", Opcode.UNMAP, provisioning.unmap,
         _hex("42 00 00000000 3f ffff c0"), _OUT, _WRITING, _WRITES, provisioning.offered),
+    Row("RESERVE(10)", Opcode.RESERVE_10, reserve.reserve,
+        _hex("56 00 00 00 000000 0000 c0"), flags=Flags.WITHOUT_MEDIUM),
+    Row("RELEASE(10)", Opcode.RELEASE_10, reserve.release,
+        _hex("57 00 00 00 000000 0000 c0"), flags=Flags.WITHOUT_MEDIUM | Flags.DESPITE_RESERVE),
     Row("MODE SENSE(10)", Opcode.MODE_SENSE_10, modes.mode_sense,
         _hex("5a 18 ff ff 000000 ffff c0"), _IN, _READING,
         Flags.WITHOUT_MEDIUM | Flags.IN_STANDBY),
+    *(Row(f"PERSISTENT RESERVE IN ({action.name.replace('_', ' ')})",
+        Opcode.PERSISTENT_RESERVE_IN, persistent_reserve.reserve_in,
+        bytes([0x5E, action]) + _hex("00 00000000 ffff c0"), _IN, _ALWAYS,
+        Flags.WITHOUT_MEDIUM | Flags.IN_STANDBY, service_action=action)
+      for action in reservation.In),
+    *(Row(f"PERSISTENT RESERVE OUT ({action.name.replace('_', ' ')})",
+        Opcode.PERSISTENT_RESERVE_OUT, persistent_reserve.reserve_out,
+        bytes([0x5F, action]) + _hex("ff 0000 ffffffff c0"), _OUT, _ALWAYS,
+        Flags.WITHOUT_MEDIUM | Flags.IN_STANDBY, service_action=action)
+      for action in reservation.Out),
     Row("READ(16)", Opcode.READ_16, sbc.read,
         _hex("88 18 ffffffffffffffff ffffffff 3f c0"), _IN, _READING),
     Row("WRITE(16)", Opcode.WRITE_16, sbc.write,
@@ -54,7 +80,7 @@ ROWS: tuple[Row, ...] = (
     Row("SYNCHRONIZE CACHE(16)", Opcode.SYNCHRONIZE_CACHE_16, sbc.synchronize_cache,
         _hex("91 06 ffffffffffffffff ffffffff 3f c0"), _NONE, _WRITING),
     Row("READ CAPACITY(16)", Opcode.SERVICE_ACTION_IN_16, sbc.read_capacity_16,
-        _hex("9e 10 ffffffffffffffff ffffffff 01 c0"), _IN,
+        _hex("9e 10 ffffffffffffffff ffffffff 01 c0"), _IN, flags=Flags.DESPITE_RESERVE,
         service_action=ServiceActionIn16.READ_CAPACITY_16),
     Row("REPORT LUNS", Opcode.REPORT_LUNS, spc.report_luns,
         _hex("a0 00 ff 000000 ffffffff 00 c0"), _IN, _ALWAYS, _WHO),

@@ -56,6 +56,8 @@ class Target:
         self.alias = alias
         self.units = tuple(units)
         self.nexuses: set[Nexus] = set()
+        #: Relative identifiers of its target ports; a server adds those of its portal groups.
+        self.ports: tuple[int, ...] = (1,)
         self.luns = tuple(lun_field(number) for number in range(len(units)))
 
     def attach(self, initiator: str, isid: int = 0, port: int = 1) -> Nexus:
