@@ -193,13 +193,25 @@ def _log_select(world: World, row: Row, nexus: Nexus) -> _Made:
 
 
 def _reserve_out(world: World, row: Row, nexus: Nexus) -> _Made:
-    """PERSISTENT RESERVE OUT: keys are the nexus' own number, mostly."""
+    """PERSISTENT RESERVE OUT; half of the time after what has to come before it."""
     rng = world.random
     action = row.service_action or 0
     own = world.nexuses.index(nexus) + 1
-    key = rng.choice((own, own, own, 0, 3))
-    other = rng.choice((own, own, 0, 1, 2, 3))
     kind = rng.choice((1, 3, 5, 6, 7, 8))
+    if rng.random() < 0.5:
+        for each in world.nexuses:
+            world.command(each, bytes([0x17]).ljust(16, b"\0"))
+        for each in {nexus, rng.choice(world.nexuses)}:
+            number = world.nexuses.index(each) + 1
+            world.command(each, *_out(6, 0, 0, number))
+        if action == 3 and rng.random() < 0.9:
+            world.command(nexus, *_out(3, 0, own, 0))
+            for each in {nexus, rng.choice(world.nexuses)}:
+                world.command(each, *_out(6, 0, 0, world.nexuses.index(each) + 1))
+        if action in (2, 4, 5, 7):
+            world.command(nexus, *_out(1, kind, own, 0))
+    key = rng.choice((own, own, own, own, own, 0, 3))
+    other = rng.choice((own, 1, 2, 3, 1, 2, 3, 0))
     flags = 0
     extra = b""
     if action in (0, 6):
@@ -207,16 +219,21 @@ def _reserve_out(world: World, row: Row, nexus: Nexus) -> _Made:
         if action == 0 and rng.random() < 0.3:
             key = 0
         if flags & 8:
-            ids = b"".join(transport_id(rng.choice(("three", "four"))) for _ in range(2))
+            names = rng.choice((("three", "four"), ("four",), ()))
+            ids = b"".join(map(transport_id, names))
             extra = struct.pack(">I", len(ids)) + ids
     if action == 7:
         target = transport_id(rng.choice(("one", "two", "three")))
-        extra = target
-        data = struct.pack(">QQxBHI", key, other or 5, rng.choice((0, 2)), 1, len(target)) + target
+        data = struct.pack(">QQxBHI", key, other or 5, rng.choice((0, 0, 2, 1)), 1, len(target))
+        data += target
     else:
         data = struct.pack(">QQ4xB3x", key, other, flags) + extra
-    cdb = struct.pack(">BBB2xIx", 0x5F, action, kind, len(data))
-    return cdb, data
+    return struct.pack(">BBB2xIx", 0x5F, action, kind, len(data)), data
+
+
+def _out(action: int, kind: int, key: int, own: int) -> _Made:
+    data = struct.pack(">QQ8x", key, own)
+    return struct.pack(">BBB2xIx", 0x5F, action, kind, len(data)).ljust(16, b"\0"), data
 
 
 def transport_id(name: str) -> bytes:
