@@ -14,8 +14,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from userdisk.errors import Aborted
-from userdisk.operation import Kind, Operation
+from userdisk.errors import Aborted, OutOfRange
+from userdisk.operation import Exclusive, Kind, Operation
 from userdisk.turns import Turns
 from userdisk.unit import StorageUnit, overrides
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     import asyncio  # takes as long to import as everything else; only async units need it
 
 _BATCH = 64  # operations handed to one call of StorageUnit.batch
+#: A unit that has any of these as `async def` gets an event loop.
+_METHODS = ("read", "write", "flush", "unmap", "zero", "erase", "crypto_erase", "usage", "batch",
+            "open", "close")  # fmt: skip
 
 
 class Dispatcher:
@@ -38,8 +41,7 @@ class Dispatcher:
         self._turns = turns
         self._workers = 1 if turns.serial else unit.workers
         self._asynchronous = any(
-            inspect.iscoroutinefunction(getattr(unit, name))
-            for name in ("read", "write", "flush", "unmap", "zero", "batch", "open", "close")
+            inspect.iscoroutinefunction(getattr(unit, name)) for name in _METHODS
         )
         self._batching = overrides(unit, "batch")
         self._queue: deque[Operation] = deque()
@@ -49,6 +51,8 @@ class Dispatcher:
         self._threads: list[threading.Thread] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake: asyncio.Event | None = None
+        #: Errors of operations that may not run now; replaced, never changed. See `Gate.bar`.
+        self.bars: dict[object, Callable[[], Exception]] = {}
 
     def submit(self, operation: Operation) -> None:
         """Queue an operation whose `done` is set."""
@@ -91,6 +95,24 @@ class Dispatcher:
         assert self._loop is not None
         coroutine = method()
         asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def refuse(self, operations: Sequence[Operation]) -> bool:
+        """Fail the operations, which are about to run, if something bars the unit now.
+
+        The caller is in the unit; operations taken together are all of a kind in this.
+        """
+        first = operations[0]
+        for owner, error in self.bars.items():
+            if isinstance(first, Exclusive) and (not first.blocks or first.despite is owner):
+                continue
+            for operation in operations:
+                operation.fail(error())
+            return True
+        return False
+
+    def runs_here(self) -> bool:
+        """Whether this thread is one of the unit's own."""
+        return threading.current_thread() in self._threads
 
     def drain(self) -> None:
         """Wait until every queued operation has ended."""
@@ -149,6 +171,18 @@ class Dispatcher:
             self._running -= len(operations)
             self._changed.notify_all()
 
+    def _inside(self, operations: Sequence[Operation]) -> Sequence[Operation]:
+        """Those whose blocks exist; the others, asked for before the disk was cut, fail."""
+        inside = []
+        for operation in operations:
+            try:
+                operation.check_bounds(self._unit)
+            except OutOfRange as error:
+                operation.fail(error)
+            else:
+                inside.append(operation)
+        return inside
+
     # -- plain methods -------------------------------------------------------------------------
 
     def _work(self) -> None:
@@ -163,7 +197,8 @@ class Dispatcher:
             if taken[0].kind is Kind.EXCLUSIVE:
                 turns.enter_alone()
                 try:
-                    taken[0].perform(self._unit)
+                    if not self.refuse(taken):
+                        taken[0].perform(self._unit)
                 finally:
                     turns.leave_alone()
             else:
@@ -175,11 +210,15 @@ class Dispatcher:
             self._ended(taken)
 
     def _perform(self, operations: Sequence[Operation]) -> None:
+        if self.refuse(operations):
+            return
         if not self._batching:
             operations[0].perform(self._unit)
             return
+        operations = self._inside(operations)
         try:
-            self._unit.batch(operations)
+            if operations:
+                self._unit.batch(operations)
         except BaseException as error:
             _fail(operations, error)
         _fail(operations, RuntimeError("batch() left the operation out"))
@@ -223,9 +262,12 @@ class Dispatcher:
             await asyncio.wait(tasks)
 
     async def _perform_async(self, operations: Sequence[Operation]) -> None:
-        if self._batching and operations[0].kind is not Kind.EXCLUSIVE:
+        if self.refuse(operations):
+            pass
+        elif self._batching and operations[0].kind is not Kind.EXCLUSIVE:
+            batched = self._inside(operations)
             try:
-                result = self._unit.batch(operations)
+                result = self._unit.batch(batched) if batched else None
                 if inspect.isawaitable(result):
                     await result
             except BaseException as error:

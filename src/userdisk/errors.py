@@ -70,6 +70,12 @@ class NoMedium(NotReady):
     errno = errno.ENOMEDIUM if hasattr(errno, "ENOMEDIUM") else errno.ENODEV
 
 
+class SanitizeInProgress(NotReady):
+    """The unit is being sanitized: 2/04/1B. Raised by userdisk, not by units."""
+
+    sense = (0x2, 0x04, 0x1B)
+
+
 class WriteProtected(StorageError):
     """The unit must not be written: 7/27/00."""
 

@@ -140,6 +140,10 @@ class RamUnit(StorageUnit):
                 start = lba * self.block_length
                 self._forget(start, start + blocks * self.block_length)
 
+    def erase(self) -> None:
+        """Give all memory back."""
+        self.unmap([(0, self.parameters.block_count)])
+
     def extents(self, lba: int, blocks: int) -> Iterable[Extent]:
         """What was written, to the page; elsewhere than on Linux, to 64 KiB."""
         if self._descriptor is not None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from userdisk.target.command import Command, Completion
 
 if TYPE_CHECKING:
+    from userdisk.scsi.sense import Sense
     from userdisk.target.nexus import Nexus, Path
     from userdisk.target.row import Row
 
@@ -28,6 +29,10 @@ class Aspect:
 
     def check(self, row: Row, command: Command) -> Completion | None:
         """Let the command run (None), answer it, or raise CheckCondition."""
+        return None
+
+    def pollable(self) -> Sense | None:
+        """What REQUEST SENSE tells of it while nothing else is to be told (SPC-5 6.39)."""
         return None
 
     def nexus_lost(self, nexus: Nexus) -> None:

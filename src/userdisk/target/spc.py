@@ -26,10 +26,12 @@ def sense_data(cdb: bytes, what: Sense) -> Completion:
 
 
 def request_sense(lu: LogicalUnit, command: Command) -> Completion:
-    """The most urgent unit attention as data, which clears it; else NO SENSE."""
+    """The most urgent unit attention as data, which clears it; else why the unit is not ready."""
     attention = None if command.path.ready else lu.take_attention(command.path)
-    what = sense.NO_SENSE if attention is None else sense.unit_attention(attention)
-    return sense_data(command.cdb, what)
+    if attention is not None:
+        return sense_data(command.cdb, sense.unit_attention(attention))
+    told = (aspect.pollable() for aspect in lu.aspects)
+    return sense_data(command.cdb, next(filter(None, told), sense.NO_SENSE))
 
 
 def report_luns(lu: LogicalUnit, command: Command) -> Completion:
