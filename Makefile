@@ -13,7 +13,7 @@ SYSTEM_TESTS := $(wildcard $(addprefix tests/,attach bench cli conformance docs 
 SOURCES := $(wildcard src tests bench examples)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages check format unit test fuzz bench demo clean
+.PHONY: help setup packages check format unit test conformance fuzz bench demo clean
 
 help: ## this text
 	@echo 'make TARGET, where TARGET is one of'
@@ -67,6 +67,9 @@ unit: setup ## the fast tests: no root, no other programs
 test: setup packages ## every test: unit, then with other people's initiators, kernels and tools
 	$(BIN)/python -m pytest -q $(addprefix --ignore=,$(SYSTEM_TESTS))
 	$(BIN)/python -m pytest -q $(SYSTEM_TESTS)
+
+conformance: setup packages ## libiscsi's suite against every kind of disk; CONFORMANCE='1 2' for some
+	$(BIN)/python -m tests.conformance $(CONFORMANCE)
 
 fuzz: setup ## fuzz PDUs and commands longer, with new inputs; which lines that reaches
 	FUZZ_RANDOM=1 FUZZ_EXAMPLES=$(or $(EXAMPLES),300) $(BIN)/python -m tests.fuzz_coverage iscsi

@@ -57,8 +57,12 @@ def serve(
     listen: str = "127.0.0.1:0",
     environment: Mapping[str, str] | None = None,
     timeout: float = 20,
+    urls: int | None = None,
 ) -> Iterator[Served]:
-    """Serve units on a free port until the block ends; then the server must end with status 0."""
+    """Serve units on a free port until the block ends; then the server must end with status 0.
+
+    `urls`: how many there will be, if not one for each unit.
+    """
     command = [sys.executable, "-m", "userdisk", "serve", *units, "--listen", listen, *options]
     process = subprocess.Popen(
         command,
@@ -75,7 +79,7 @@ def serve(
     reader.start()
     try:
         deadline = time.monotonic() + timeout
-        while len(served.urls) < len(units):
+        while len(served.urls) < (urls or len(units)):
             line = output.get(timeout=max(0.01, deadline - time.monotonic()))
             if line is None:
                 raise AssertionError("the server ended at once:\n" + "".join(served.lines))
