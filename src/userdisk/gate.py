@@ -22,7 +22,7 @@ from dataclasses import replace
 
 from userdisk import errors
 from userdisk.dispatcher import Dispatcher
-from userdisk.operation import LOOKING, Kind, Operation
+from userdisk.operation import LOOKING, Exclusive, Kind, Operation, Sequel
 from userdisk.turns import Turns
 from userdisk.unit import Buffer, Extent, Inline, Parameters, StorageUnit
 
@@ -79,7 +79,11 @@ class Gate:
         #: Give the gate back after `enter` returned True.
         self.leave: Callable[[], None] = self._turns.leave
         self._dispatcher = Dispatcher(unit, self._turns)
+        self._life = threading.Lock()
         self._opened = False
+        #: Called when the unit has changed its size, with nobody in it.
+        self.resized: list[Callable[[], None]] = []
+        unit._resize = self._resize
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -90,16 +94,18 @@ class Gate:
         except BaseException:
             self._dispatcher.stop()
             raise
-        self._opened = True
+        with self._life:
+            self._opened = True
 
     def close(self) -> None:
         """Finish what is queued, flush, close the unit. Blocks.
 
         Raises what the last flush or close raised; the unit is closed all the same.
         """
-        if not self._opened:
+        with self._life:
+            opened, self._opened = self._opened, False
+        if not opened:
             return
-        self._opened = False
         self._dispatcher.drain()
         try:
             if not self.parameters.write_protected:
@@ -145,6 +151,39 @@ class Gate:
         """Run an operation on this thread, whatever it is; for tests of the engine."""
         self._watched(operation)
         operation.perform(self.unit)
+
+    def call(self, operation: Operation, *, wait: bool = True) -> None:
+        """Run an operation that is not part of a command. Blocks, if it is to `wait` for the end.
+
+        Raises what it raised. Raises RuntimeError if a method of the unit waits, because it would
+        wait for itself.
+        """
+        if wait and self._dispatcher.runs_here():
+            raise RuntimeError("a method of the unit cannot wait for the unit")
+        ended = threading.Event()
+        with self._life:
+            opened = self._opened
+            if opened:
+                self.submit(operation, lambda _: ended.set())
+        if not opened:
+            operation.perform(self.unit)
+        elif wait:
+            ended.wait()
+        if operation.performed and operation.error is not None:
+            raise operation.error
+
+    def _resize(self, parameters: Parameters, wait: bool) -> None:
+        """What `StorageUnit.resized` does: nobody else is in the unit when its size changes."""
+
+        def steps() -> Sequel:
+            if parameters.block_count != self.parameters.block_count:
+                self.unit.take_size(parameters)
+                self.parameters = self.unit.parameters
+                for told in self.resized:
+                    told()
+            yield from ()
+
+        self.call(Exclusive(steps), wait=wait)
 
     def _watched(self, operation: Operation) -> None:
         if self.watch is not None and operation.kind not in _KEEPING:

@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable, Generator
 from typing import Any, TypeAlias
 
+from userdisk.errors import OutOfRange
 from userdisk.unit import Extents, StorageUnit
 
 
@@ -75,7 +76,15 @@ class Operation:
 
     def call(self, unit: StorageUnit) -> Any:
         """Call the unit's method; returns what it returns (a coroutine if it is `async def`)."""
+        self.check_bounds(unit)
         return _CALLS[self.kind](unit, self)
+
+    def check_bounds(self, unit: StorageUnit) -> None:
+        """Raise `OutOfRange` for blocks that the unit had when this was asked, and has no more."""
+        end = unit.parameters.block_count
+        for lba, blocks in self.extents or ((self.lba, self.blocks),):
+            if lba + blocks > end:
+                raise OutOfRange(f"the disk now ends at block {end}", lba=max(lba, end))
 
     def perform(self, unit: StorageUnit) -> None:
         """Run the operation and keep its result or exception; for plain (not async) units."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from types import TracebackType
 
@@ -21,6 +21,8 @@ from userdisk.iscsi.login import Found, Login, LoginConfig, Negotiated, Opened
 from userdisk.iscsi.outgoing import COMMAND_WINDOW
 from userdisk.iscsi.session import Sessions
 from userdisk.portal import Portals
+from userdisk.scsi.port_groups import AccessState, Cause
+from userdisk.target.logical_unit import LogicalUnit
 from userdisk.target.target import Target
 
 log = logging.getLogger("userdisk")
@@ -56,12 +58,15 @@ class Server:
             names = [target.name.lower() for target in targets]
             name = next(name for name in names if names.count(name) > 1)
             raise UsageError(f"two targets have the same name, {name}")
-        units = (lu.gate for target in targets for lu in target.units)
-        self._gates: list[Gate] = list(dict.fromkeys(units))
+        units = list(dict.fromkeys(lu for target in targets for lu in target.units))
+        self._gates: list[Gate] = list(dict.fromkeys(lu.gate for lu in units))
+        self._units = units
         self._listen = tuple(Portal(*each) for each in listen)
         for portal in self._listen:
             if not 1 <= portal.tag <= MAX_TAG:
                 raise UsageError(f"portal group tag {portal.tag}: must be from 1 to {MAX_TAG}")
+        for target in targets:
+            target.define_groups(portal.tag for portal in self._listen)
         self._credentials = credentials
         if advertise is not None:
             parse_advertise(advertise)
@@ -120,6 +125,26 @@ class Server:
                 failure = failure or error
         if failure is not None:
             raise failure
+
+    def set_access_state(
+        self, group: int, state: AccessState, *, units: Iterable[LogicalUnit] | None = None
+    ) -> None:
+        """Say how units can be reached through a portal group: implicit ALUA (SPC-5 5.16.2).
+
+        Every session is told (2A/06). When this returns, the last command that the old state let
+        run has left its unit. Blocks; not for a unit's own methods.
+
+        Args:
+            group: the tag of the portals.
+            units: those that are meant; None: all units of the server.
+
+        Raises UsageError for a group that there is not.
+        """
+        if group not in {portal.tag for portal in self._listen}:
+            raise UsageError(f"there is no portal group {group}")
+        chosen = self._units if units is None else list(units)
+        for lu in chosen:
+            lu.gate.call(lu.port_groups.change({group: state}, Cause.IMPLICIT))
 
     def counters(self) -> Tally:
         """What all connections did up to now, by unit."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import enum
 import inspect
 import uuid
-from collections.abc import Awaitable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from userdisk.errors import Unsupported, UsageError
@@ -181,6 +181,7 @@ class StorageUnit:
     unmap_zeroes: bool = True
 
     _identity: object = None  # kept here by userdisk.identity
+    _resize: Callable[[Parameters, bool], None] | None = None  # how the unit's gate takes a size
 
     def __init__(
         self,
@@ -218,6 +219,38 @@ class StorageUnit:
         """Give the unit its identity; only before it is opened."""
         self.guid = guid
         self._parameters = _parameters_of(self)
+
+    # -- its size ----------------------------------------------------------------------------
+
+    def resized(self, block_count: int, *, wait: bool = True) -> None:
+        """Say that the disk has so many blocks from now on; every initiator is told.
+
+        Call it when the storage has grown, or before it is cut: when it returns, nothing that is
+        asked of the unit goes past the new end, and what did has left it. May be called from any
+        thread, and blocks; a method of the unit passes `wait=False`, and the size changes soon.
+
+        Raises `UsageError` for a number that cannot be.
+        """
+        parameters = replace(self.parameters, block_count=block_count)
+        if self._resize is not None:
+            self._resize(parameters, wait)
+        else:
+            self.take_size(parameters)
+
+    def take_size(self, parameters: Parameters) -> None:
+        """The size changes to that of `parameters` now; called with nobody else in the unit.
+
+        For units that have something to do then, which must not fail; they call this one, too.
+        """
+        self._parameters = parameters
+        self.block_count = parameters.block_count
+
+    def measure(self) -> None:
+        """Look how large the storage is now, and call `resized` if that is news.
+
+        `userdisk serve` calls it on a thread of its own when it gets SIGHUP. The default does
+        nothing.
+        """
 
     # -- what a unit does --------------------------------------------------------------------
 

@@ -305,6 +305,16 @@ class Connection:
         self.session = session
         return session.tsih
 
+    def _tell(self, lun: int, sense_data: bytes) -> None:
+        """A SCSI asynchronous event (11.9.1, event 0); from any thread."""
+
+        def send() -> None:
+            if self.open:
+                data = len(sense_data).to_bytes(2, "big") + sense_data
+                self.out.async_message(pdu.AsyncEvent.SCSI, lun, data)
+
+        self.post(send)
+
     def _session_ready(self, session: Session) -> None:
         """The session that this login replaces has ended; on another connection's thread."""
 
@@ -338,6 +348,7 @@ class Connection:
             self._records, negotiated.target, negotiated.max_recv_data_segment_length
         )
         if self.session is not None:
+            self.session.nexus.tell = self._tell
             self.paths = self.session.nexus.paths
             self._fast = True
             incoming.max_segment = self.environment.max_segment

@@ -184,8 +184,13 @@ def _name_string(text: str) -> bytes:
     return name + bytes(-len(name) % 4)
 
 
-def designators(guid: uuid.UUID, product_id: str, target: str | None) -> list[Designator]:
-    """The names of a logical unit, NAA first, and of the iSCSI target port that it is seen by."""
+def designators(
+    guid: uuid.UUID, product_id: str, target: str | None, port: int = 1
+) -> list[Designator]:
+    """The names of a logical unit, NAA first, and of the iSCSI target port that it is seen by.
+
+    `port` is relative identifier, target port group and portal group tag in one.
+    """
     name = naa(guid)
     found = [
         Designator(0, 3, 1, name),
@@ -194,9 +199,9 @@ def designators(guid: uuid.UUID, product_id: str, target: str | None) -> list[De
     ]
     if target is not None:
         found += [
-            Designator(1, 4, 1, struct.pack(">xxH", 1)),
-            Designator(1, 5, 1, struct.pack(">xxH", 1)),
-            Designator(1, 8, 3, _name_string(f"{target},t,0x0001")),
+            Designator(1, 4, 1, struct.pack(">xxH", port)),
+            Designator(1, 5, 1, struct.pack(">xxH", port)),
+            Designator(1, 8, 3, _name_string(f"{target},t,0x{port:04x}")),
             Designator(2, 8, 3, _name_string(target)),
         ]
     return found

@@ -54,8 +54,8 @@ def _serial_number(lu: LogicalUnit, command: Command) -> bytes:
 
 
 def _identification(lu: LogicalUnit, command: Command) -> bytes:
-    what, target = lu.parameters, command.path.nexus.target
-    names = pages.designators(what.guid, what.product_id, target.name)
+    what, nexus = lu.parameters, command.path.nexus
+    names = pages.designators(what.guid, what.product_id, nexus.target.name, nexus.port)
     return pages.vpd(pages.IDENTIFICATION, b"".join(name.encode() for name in names))
 
 

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from userdisk.scsi import sense
-from userdisk.scsi.sense import Sense
+from userdisk.scsi.sense import Asc, Sense
 from userdisk.target import operations
 from userdisk.target.aspect import Aspect
 from userdisk.target.command import (
@@ -27,6 +27,7 @@ from userdisk.target.command import (
 from userdisk.target.log_pages import Processed
 from userdisk.target.nexus import Nexus, Path
 from userdisk.target.reservations import Reservations
+from userdisk.target.port_groups import PortGroups
 from userdisk.target.row import Flags, Row
 from userdisk.target.soft_threshold import SoftThreshold
 from userdisk.target.task_set import TaskSet
@@ -106,9 +107,11 @@ class LogicalUnit:
         #: What all initiators together have read and written: the server knows.
         self.processed: Callable[[], Processed] = Processed
         self.soft_threshold = SoftThreshold(self)
+        self.port_groups = PortGroups(self)
+        gate.resized.append(self._resized)
         #: What may keep commands from running, in the order in which it is asked.
         self.reservations = Reservations(self.lock, self.saved)
-        self.aspects: tuple[Aspect, ...] = (self.soft_threshold,)
+        self.aspects: tuple[Aspect, ...] = (self.port_groups, self.soft_threshold)
 
     # -- commands ------------------------------------------------------------------------------
 
@@ -198,6 +201,23 @@ class LogicalUnit:
                 aspect.restrains(path) for aspect in aspects
             )
             path.ready = not (path.attentions or path.restricted)
+
+    def _resized(self) -> None:
+        """The unit has another size; with nobody in it, so that no batch knows the old one."""
+        self.parameters = self.gate.parameters
+        self.block_count = self.parameters.block_count
+        self.refresh()
+        self.establish(Asc.CAPACITY_CHANGED)
+        self._announce(Asc.CAPACITY_CHANGED)
+
+    def _announce(self, attention: int) -> None:
+        """Tell of a unit attention at once, wherever that can be (RFC 7143 11.9.1)."""
+        data = sense.unit_attention(attention).encode(descriptor=self.descriptor_sense)
+        with self.lock:
+            paths = list(self.paths)
+        for path in paths:
+            if path.nexus.tell is not None:
+                path.nexus.tell(path.lun, data)
 
     # -- unit attentions -----------------------------------------------------------------------
 

@@ -8,12 +8,13 @@ protection fields, NACA and everything reserved need no code. Vendor-specific bi
 from __future__ import annotations
 
 from userdisk.scsi import reservation, sense
-from userdisk.scsi.opcodes import Opcode, ServiceActionIn16
+from userdisk.scsi.opcodes import MaintenanceIn, MaintenanceOut, Opcode, ServiceActionIn16
 from userdisk.scsi.sense import Sense
 from userdisk.target import (
     inquiry,
     modes,
     persistent_reserve,
+    port_groups,
     provisioning,
     reserve,
     sbc,
@@ -47,7 +48,7 @@ ROWS: tuple[Row, ...] = (
     Row("MODE SENSE(6)", Opcode.MODE_SENSE_6, modes.mode_sense,
         _hex("1a 08 ff ff ff c0"), _IN, _READING, Flags.WITHOUT_MEDIUM | Flags.IN_STANDBY),
     Row("READ CAPACITY(10)", Opcode.READ_CAPACITY_10, sbc.read_capacity_10,
-        _hex("25 00 ffffffff 0000 01 c0"), _IN, flags=Flags.DESPITE_RESERVE),
+        _hex("25 00 ffffffff 0000 01 c0"), _IN, flags=Flags.DESPITE_RESERVE | Flags.IN_STANDBY),
     Row("READ(10)", Opcode.READ_10, sbc.read,
         _hex("28 18 ffffffff 3f ffff c0"), _IN, _READING),
     Row("WRITE(10)", Opcode.WRITE_10, sbc.write,
@@ -80,10 +81,19 @@ ROWS: tuple[Row, ...] = (
     Row("SYNCHRONIZE CACHE(16)", Opcode.SYNCHRONIZE_CACHE_16, sbc.synchronize_cache,
         _hex("91 06 ffffffffffffffff ffffffff 3f c0"), _NONE, _WRITING),
     Row("READ CAPACITY(16)", Opcode.SERVICE_ACTION_IN_16, sbc.read_capacity_16,
-        _hex("9e 10 ffffffffffffffff ffffffff 01 c0"), _IN, flags=Flags.DESPITE_RESERVE,
+        _hex("9e 10 ffffffffffffffff ffffffff 01 c0"), _IN,
+        flags=Flags.DESPITE_RESERVE | Flags.IN_STANDBY,
         service_action=ServiceActionIn16.READ_CAPACITY_16),
     Row("REPORT LUNS", Opcode.REPORT_LUNS, spc.report_luns,
         _hex("a0 00 ff 000000 ffffffff 00 c0"), _IN, _ALWAYS, _WHO),
+    Row("REPORT TARGET PORT GROUPS", Opcode.MAINTENANCE_IN,
+        port_groups.report_target_port_groups,
+        _hex("a3 2a 00000000 ffffffff 00 c0"), _IN, _ALWAYS, Flags.ALWAYS, port_groups.offered,
+        MaintenanceIn.REPORT_TARGET_PORT_GROUPS),
+    Row("SET TARGET PORT GROUPS", Opcode.MAINTENANCE_OUT, port_groups.set_target_port_groups,
+        _hex("a4 0a 00000000 ffffffff 00 c0"), _OUT, _WRITING,
+        Flags.WITHOUT_MEDIUM | Flags.IN_STANDBY | Flags.WHILE_UNAVAILABLE, port_groups.offered,
+        MaintenanceOut.SET_TARGET_PORT_GROUPS),
     Row("READ(12)", Opcode.READ_12, sbc.read,
         _hex("a8 18 ffffffff ffffffff 3f c0"), _IN, _READING),
     Row("WRITE(12)", Opcode.WRITE_12, sbc.write,

@@ -6,7 +6,7 @@ LUNs are written in peripheral device addressing up to 255 and flat space addres
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from userdisk.errors import UsageError
 from userdisk.scsi import sense
@@ -56,15 +56,21 @@ class Target:
         self.alias = alias
         self.units = tuple(units)
         self.nexuses: set[Nexus] = set()
-        #: Relative identifiers of its target ports; a server adds those of its portal groups.
-        self.ports: tuple[int, ...] = (1,)
         self.luns = tuple(lun_field(number) for number in range(len(units)))
+        #: Relative identifiers of its target ports.
+        self.ports: tuple[int, ...] = (1,)
+
+    def define_groups(self, tags: Iterable[int]) -> None:
+        """The portal groups, each a target port and a target port group; before any nexus."""
+        self.ports = tuple(sorted(set(tags)))
+        for lu in self.units:
+            lu.port_groups.define(self.ports)
 
     def attach(self, initiator: str, isid: int = 0, port: int = 1) -> Nexus:
         """A new nexus; its first command to each unit is told 29/00, as after power on.
 
         Args:
-            port: relative identifier of the target port.
+            port: relative identifier of the target port: the tag of its portal group.
         """
         nexus = Nexus(self, initiator, isid, port)
         for lun, lu in zip(self.luns, self.units, strict=True):

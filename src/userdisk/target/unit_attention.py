@@ -20,9 +20,11 @@ _URGENCY: dict[int, int] = {
             Asc.LOGICAL_UNIT_RESET,
             Asc.NEXUS_LOSS,
             Asc.COMMANDS_CLEARED,
+            Asc.MEDIUM_MAY_HAVE_CHANGED,
             Asc.REPORTED_LUNS_CHANGED,
             Asc.INQUIRY_DATA_CHANGED,
             Asc.CAPACITY_CHANGED,
+            Asc.ACCESS_STATE_CHANGED,
             Asc.MODE_PARAMETERS_CHANGED,
         )
     )
