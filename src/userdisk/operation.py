@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import inspect
 from collections.abc import Callable, Generator
+from itertools import islice
 from typing import Any, TypeAlias
 
 from userdisk.errors import OutOfRange
@@ -29,6 +30,8 @@ class Kind(enum.IntEnum):
     USAGE = 8
     EXCLUSIVE = 9
 
+
+_MOST_EXTENTS = 1024  # taken of one call, however many the unit would yield
 
 #: Those that leave the blocks as they are.
 LOOKING = frozenset({Kind.READ, Kind.EXTENTS, Kind.USAGE})
@@ -182,7 +185,7 @@ _CALLS: dict[Kind, Callable[[StorageUnit, Operation], Any]] = {
     Kind.FLUSH: lambda unit, op: unit.flush(),
     Kind.UNMAP: lambda unit, op: unit.unmap(op.extents),
     Kind.ZERO: lambda unit, op: unit.zero(op.lba, op.blocks, op.fua),
-    Kind.EXTENTS: lambda unit, op: list(unit.extents(op.lba, op.blocks)),
+    Kind.EXTENTS: lambda unit, op: list(islice(unit.extents(op.lba, op.blocks), _MOST_EXTENTS)),
     Kind.ERASE: lambda unit, op: unit.erase(),
     Kind.CRYPTO_ERASE: lambda unit, op: unit.crypto_erase(),
     Kind.USAGE: lambda unit, op: unit.usage(),

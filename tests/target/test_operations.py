@@ -39,7 +39,7 @@ def test_every_row_is_found_under_its_own_name() -> None:
 
 @pytest.mark.parametrize("row", operations.ROWS, ids=BY_NAME)
 def test_a_reserved_bit_is_refused_with_a_pointer_at_it(row: Row) -> None:
-    unit = InlineRamUnit()
+    unit = InlineRamUnit(atomic_blocks=1)
     nexus, port = ready_nexus(target_of(unit)), EnginePort()
     for byte in range(1, len(row.usage)):
         for bit in range(8):
@@ -73,7 +73,7 @@ def test_unknown_commands_change_nothing() -> None:
         result = port.execute(nexus, bytes([opcode]), bytes(512))
         assert result.status == 2
         assert result.sense == (5, Asc.INVALID_OPERATION_CODE, None, Pointer(0))
-    for action in set(range(32)) - {0x10}:
+    for action in set(range(32)) - {0x10, 0x12}:
         result = port.execute(nexus, bytes([0x9E, action]))
         assert result.sense == (5, Asc.INVALID_FIELD_IN_CDB, None, Pointer(1, 4))
     assert not unit.log
@@ -136,7 +136,10 @@ ALLOCATION = {
     "INQUIRY": (["12"] + [f"1201{page}" for page in ("00", "80", "83", "b0", "b1", "b2")], 3, 2),
     "MODE SENSE(6)": (["1a003f", "1a083f", "1a0008", "1a007fff", "1a000a", "1a00bfff"], 4, 1),
     "MODE SENSE(10)": (["5a003f", "5a103f", "5a083f", "5a0008", "5a007fff"], 7, 2),
+    "READ DEFECT DATA(10)": (["370018", "37001d"], 7, 2),
     "READ CAPACITY(16)": (["9e10"], 10, 4),
+    "GET LBA STATUS": (["9e12"], 10, 4),
+    "READ DEFECT DATA(12)": (["b718", "b713"], 6, 4),
     "REPORT LUNS": (["a0", "a00001", "a00002"], 6, 4),
 }
 

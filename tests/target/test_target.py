@@ -163,11 +163,11 @@ def test_vital_product_data(unit: InlineRamUnit) -> None:
 @pytest.mark.parametrize(
     ("unit", "limits", "provisioning", "capacity"),
     [
-        (InlineRamUnit(), "00100000 00000100 00000008 80000000", "00840200", "c000"),
+        (InlineRamUnit(), "00100000 00000100 00000008 80000000", "00e40200", "c000"),
         (
             InlineRamUnit(physical_block_length=4096),
             "00100000 00000100 00000008 80000000",
-            "00840200",
+            "00e40200",
             "c000",
         ),
         (ThickRamUnit(), "00" * 16, "00000000", "0000"),
@@ -192,7 +192,7 @@ def test_unmapped_blocks_that_do_not_read_as_zeros() -> None:
         unmap_zeroes = False
 
     nexus = ready_nexus(target_of(Dirty()))
-    assert run(nexus, "1201b200ff").data[4:8].hex() == "00800200"
+    assert run(nexus, "1201b200ff").data[4:8].hex() == "00e00200"
     assert run(nexus, "9e10" + "00" * 8 + "00000020").data[14:16].hex() == "8000"
 
 

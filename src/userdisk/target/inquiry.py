@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from userdisk.scsi import inquiry as pages
 from userdisk.scsi import sense
-from userdisk.target import provisioning
+from userdisk.target import atomic, provisioning, write_same
 from userdisk.target.command import CheckCondition, Command, Completion
 from userdisk.target.data_in import data_in
 
@@ -65,6 +65,9 @@ def _block_limits(lu: LogicalUnit, command: Command) -> bytes:
         "OPTIMAL TRANSFER LENGTH GRANULARITY": physical,
         "MAXIMUM TRANSFER LENGTH": lu.max_blocks,
         "OPTIMAL TRANSFER LENGTH": _OPTIMAL_TRANSFER // lu.block_length,
+        "MAXIMUM COMPARE AND WRITE LENGTH": atomic.MAX_COMPARED,
+        "MAXIMUM WRITE SAME LENGTH": write_same.MAX_BLOCKS,
+        "MAXIMUM ATOMIC TRANSFER LENGTH": atomic.max_atomic(lu),
     }
     if provisioning.offered(lu):
         values |= {
@@ -84,7 +87,7 @@ def _provisioning(lu: LogicalUnit, command: Command) -> bytes:
     values: dict[str, Value] = {}
     if provisioning.offered(lu):
         zeroes = int(lu.gate.unit.unmap_zeroes)
-        values = {"LBPU": 1, "LBPRZ": zeroes, "PROVISIONING TYPE": 2}
+        values = {"LBPU": 1, "LBPWS": 1, "LBPWS10": 1, "LBPRZ": zeroes, "PROVISIONING TYPE": 2}
     return pages.fixed_page(pages.PROVISIONING_PAGE, values)
 
 

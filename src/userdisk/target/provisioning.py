@@ -9,6 +9,7 @@ from userdisk.operation import Kind, Operation
 from userdisk.scsi import sense
 from userdisk.target.command import GOOD, CheckCondition, Command, Completion, Steps
 from userdisk.target.data_out import receive_all
+from userdisk.target.extent import check_range, is_long
 
 if TYPE_CHECKING:
     from userdisk.target.logical_unit import LogicalUnit
@@ -35,7 +36,8 @@ def unmap(lu: LogicalUnit, command: Command) -> Completion | Steps:
 def _unmap(lu: LogicalUnit, command: Command, length: int) -> Steps:
     extents = _decode(lu, (yield from receive_all(command, length)))
     if extents:
-        yield Operation(Kind.UNMAP, extents=extents)
+        total = sum(blocks for _, blocks in extents)
+        yield Operation(Kind.UNMAP, extents=extents, offload=is_long(lu, total))
     return Completion(wanted=length)
 
 
@@ -46,6 +48,8 @@ def _decode(lu: LogicalUnit, data: bytes) -> list[tuple[int, int]]:
     following, described = struct.unpack_from(">HH", data)
     if 2 + following > len(data) or _HEADER + described > len(data):
         raise CheckCondition(sense.parameter_list_length_error())
+    if 2 + following < _HEADER + described:
+        raise CheckCondition(sense.invalid_field_in_parameter_list(0))
     count = described // _DESCRIPTOR.size  # an incomplete last descriptor is ignored
     if count > MAX_DESCRIPTORS:
         raise CheckCondition(sense.invalid_field_in_parameter_list(2))
@@ -54,8 +58,7 @@ def _decode(lu: LogicalUnit, data: bytes) -> list[tuple[int, int]]:
     for at in range(_HEADER, _HEADER + count * _DESCRIPTOR.size, _DESCRIPTOR.size):
         lba, blocks = _DESCRIPTOR.unpack_from(data, at)
         total += blocks
-        if lba + blocks > lu.block_count:
-            raise CheckCondition(sense.lba_out_of_range(max(lba, lu.block_count)))
+        check_range(lu, lba, blocks)
         if total > MAX_BLOCKS:
             raise CheckCondition(sense.invalid_field_in_parameter_list(at + 8))
         if blocks:
