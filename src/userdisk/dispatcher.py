@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from userdisk.errors import Aborted, OutOfRange
-from userdisk.operation import Exclusive, Kind, Operation
+from userdisk.operation import KEEPING, WRITING, Exclusive, Kind, Operation
 from userdisk.turns import Turns
 from userdisk.unit import StorageUnit, overrides
 
@@ -53,6 +53,10 @@ class Dispatcher:
         self._wake: asyncio.Event | None = None
         #: Errors of operations that may not run now; replaced, never changed. See `Gate.bar`.
         self.bars: dict[object, Callable[[], Exception]] = {}
+        #: See `Gate.watch`.
+        self.watch: Callable[[Operation], None] | None = None
+        #: See `Gate.write_through`.
+        self.write_through: set[object] = set()
 
     def submit(self, operation: Operation) -> None:
         """Queue an operation whose `done` is set."""
@@ -99,7 +103,8 @@ class Dispatcher:
     def refuse(self, operations: Sequence[Operation]) -> bool:
         """Fail the operations, which are about to run, if something bars the unit now.
 
-        The caller is in the unit; operations taken together are all of a kind in this.
+        Else the watch sees them. The caller is in the unit; operations taken together are all of
+        a kind in this.
         """
         first = operations[0]
         for owner, error in self.bars.items():
@@ -108,6 +113,15 @@ class Dispatcher:
             for operation in operations:
                 operation.fail(error())
             return True
+        if self.write_through:
+            for operation in operations:
+                if operation.kind in WRITING:
+                    operation.fua = True
+        watch = self.watch
+        if watch is not None:
+            for operation in operations:
+                if operation.kind not in KEEPING:
+                    watch(operation)
         return False
 
     def runs_here(self) -> bool:

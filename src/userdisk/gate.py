@@ -16,15 +16,16 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import threading
+import time
 from collections.abc import Callable
-from dataclasses import replace
 
 from userdisk import errors
 from userdisk.dispatcher import Dispatcher
-from userdisk.operation import LOOKING, Exclusive, Kind, Operation, Sequel
+from userdisk.operation import LOOKING, WRITING, Exclusive, Kind, Operation, Sequel
 from userdisk.turns import Turns
-from userdisk.unit import Buffer, Extent, Inline, Parameters, StorageUnit
+from userdisk.unit import Buffer, Inline, Parameters, StorageUnit, Usage
 
 log = logging.getLogger("userdisk")
 
@@ -41,7 +42,6 @@ _INLINE: dict[Kind, tuple[Inline, Inline]] = {
     Kind.ZERO: (Inline.WRITE, Inline.FLUSH),
     Kind.EXTENTS: (Inline.UNMAP, Inline.UNMAP),
 }
-_KEEPING = LOOKING | {Kind.FLUSH}
 #: Long, or not bounded at all: always on a thread of the unit.
 _OFFLOADED = frozenset({Kind.ERASE, Kind.CRYPTO_ERASE, Kind.USAGE, Kind.EXCLUSIVE})
 
@@ -53,9 +53,9 @@ class Gate:
         self.unit = unit
         self.parameters: Parameters = unit.parameters
         self.name = name or type(unit).__name__
-        #: Called before each operation that changes blocks, on the thread that asks for it; ports
-        #: that go past the gate (the fast path) must not while there is one.
-        self.watch: Callable[[Operation], None] | None = None
+        #: Seconds, and bytes that nobody can predict, for layers that have none of their own.
+        self.clock: Callable[[], float] = time.monotonic
+        self.random: Callable[[int], bytes] = os.urandom
         #: Guards what ports share about the unit (unit attentions, pending tasks); held briefly.
         self.state_lock = threading.Lock()
         self.read_errors = 0  #: reads that failed for the medium's or the unit's own reason
@@ -79,6 +79,9 @@ class Gate:
         #: Give the gate back after `enter` returned True.
         self.leave: Callable[[], None] = self._turns.leave
         self._dispatcher = Dispatcher(unit, self._turns)
+        #: Who has switched the unit's cache off: while there is anybody, every write has FUA.
+        #: Changed in an `Exclusive`; ports that go past the gate must not write meanwhile.
+        self.write_through = self._dispatcher.write_through
         self._life = threading.Lock()
         self._opened = False
         #: Called when the unit has changed its size, with nobody in it.
@@ -120,10 +123,11 @@ class Gate:
 
     def runs_inline(self, operation: Operation) -> bool:
         """Whether the operation is bounded in time: run it with `run` between enter and leave."""
+        fua = operation.fua or (bool(self.write_through) and operation.kind in WRITING)
         return (
             not operation.offload
             and operation.kind not in _OFFLOADED
-            and self._inline[operation.kind, operation.fua]
+            and self._inline[operation.kind, fua]
         )
 
     def run(self, operation: Operation) -> None:
@@ -131,7 +135,11 @@ class Gate:
 
         The result of a read may be a view of live memory (`StorageUnit.live_reads`).
         """
-        self._watched(operation)
+        dispatcher = self._dispatcher
+        if (
+            dispatcher.bars or dispatcher.watch or dispatcher.write_through
+        ) and dispatcher.refuse([operation]):
+            return
         try:
             operation.result = operation.call(self.unit)
         except BaseException as error:  # sys.exit() in a unit is a bug like any other
@@ -143,14 +151,13 @@ class Gate:
 
     def submit(self, operation: Operation, done: Callable[[Operation], None]) -> None:
         """Queue an operation; `done` is called on a thread of the unit when it has ended."""
-        self._watched(operation)
         operation.done = done
         self._dispatcher.submit(operation)
 
     def perform(self, operation: Operation) -> None:
         """Run an operation on this thread, whatever it is; for tests of the engine."""
-        self._watched(operation)
-        operation.perform(self.unit)
+        if not self._dispatcher.refuse([operation]):
+            operation.perform(self.unit)
 
     def call(self, operation: Operation, *, wait: bool = True) -> None:
         """Run an operation that is not part of a command. Blocks, if it is to `wait` for the end.
@@ -164,13 +171,20 @@ class Gate:
         with self._life:
             opened = self._opened
             if opened:
-                self.submit(operation, lambda _: ended.set())
+                self.submit(operation, lambda _: ended.set() if wait else self._unheard(operation))
         if not opened:
             operation.perform(self.unit)
         elif wait:
             ended.wait()
-        if operation.performed and operation.error is not None:
+        else:
+            return
+        if operation.error is not None:
             raise operation.error
+
+    def _unheard(self, operation: Operation) -> None:
+        """Nobody waits for the operation: a failure of it goes to the log."""
+        if operation.error is not None:
+            log.error("unit %s: %s", self.name, operation.error)
 
     def _resize(self, parameters: Parameters, wait: bool) -> None:
         """What `StorageUnit.resized` does: nobody else is in the unit when its size changes."""
@@ -185,9 +199,17 @@ class Gate:
 
         self.call(Exclusive(steps), wait=wait)
 
-    def _watched(self, operation: Operation) -> None:
-        if self.watch is not None and operation.kind not in _KEEPING:
-            self.watch(operation)
+    @property
+    def watch(self) -> Callable[[Operation], None] | None:
+        """Called just before each operation that changes blocks, on the thread that runs it.
+
+        Set in an `Exclusive`; ports that go past the gate (the fast path) must not meanwhile.
+        """
+        return self._dispatcher.watch
+
+    @watch.setter
+    def watch(self, watch: Callable[[Operation], None] | None) -> None:
+        self._dispatcher.watch = watch
 
     def cancel(self, operation: Operation) -> None:
         """Take a queued operation out of the queue: `done` is called at once with `Aborted`.
@@ -195,6 +217,16 @@ class Gate:
         One that runs already goes on to its end.
         """
         self._dispatcher.cancel(operation)
+
+    def bar(self, owner: object, error: Callable[[], errors.StorageError] | None) -> None:
+        """Have every operation fail with `error()` until the same owner sets None.
+
+        That goes for those that were asked for before, and for every port. Only an `Exclusive` that
+        writes nothing, or does it `despite` the owner, still runs. Called in the steps of such a
+        one: then nothing is under way when this returns, and nothing begins.
+        """
+        bars = {each: why for each, why in self._dispatcher.bars.items() if each is not owner}
+        self._dispatcher.bars = bars if error is None else bars | {owner: error}
 
     # -- results -------------------------------------------------------------------------------
 
@@ -245,24 +277,15 @@ class Gate:
         except TypeError:  # not contiguous, or of a format that cannot be cast
             return view.tobytes()
 
-    def checked_extents(self, found: object, lba: int, blocks: int) -> list[Extent]:
-        """`found`, if it is what `extents` must return, cut at the end; else HardwareError."""
-        end = lba + blocks
-        extents: list[Extent] = []
-        for extent in found if isinstance(found, list) else ():
-            if not isinstance(extent, Extent) or extent.lba != lba or extent.blocks < 1:
-                message = f"unit {self.name}: extents yielded {extent!r} where block {lba} is next"
-                log.error(message)
-                raise errors.HardwareError(message)
-            extents.append(replace(extent, blocks=min(extent.blocks, end - lba)))
-            lba += extent.blocks
-            if lba >= end:
-                break
-        if not extents:
-            message = f"unit {self.name}: extents yielded nothing for block {lba}"
-            log.error(message)
-            raise errors.HardwareError(message)
-        return extents
+    def checked_usage(self, usage: object) -> Usage:
+        """`usage`, if it is what the unit's `usage` must return; else raises HardwareError."""
+        if isinstance(usage, Usage) and all(
+            isinstance(blocks, int) and blocks >= 0 for blocks in (usage.used, usage.available)
+        ):
+            return usage
+        message = f"unit {self.name}: usage returned {usage!r}, not a userdisk.unit.Usage"
+        log.error(message)
+        raise errors.HardwareError(message)
 
     def _wrong_read(self, what: str, length: int) -> errors.HardwareError:
         message = f"unit {self.name}: read returned {what} instead of {length} bytes"

@@ -35,6 +35,9 @@ _MOST_EXTENTS = 1024  # taken of one call, however many the unit would yield
 
 #: Those that leave the blocks as they are.
 LOOKING = frozenset({Kind.READ, Kind.EXTENTS, Kind.USAGE})
+KEEPING = LOOKING | {Kind.FLUSH}
+#: Those that FUA tells to be on the medium before they end; an `Exclusive`: its writes.
+WRITING = frozenset({Kind.WRITE, Kind.ZERO, Kind.EXCLUSIVE})
 
 
 class Operation:
@@ -132,9 +135,10 @@ class Exclusive(Operation):
         steps: makes the generator. Anything it raises is the error of the whole.
         lba, blocks: what it writes; no blocks: nothing.
         gate: as for `Operation`.
+        despite: runs while this owner of a `Gate.bar` bars the unit to others.
     """
 
-    __slots__ = ("steps",)
+    __slots__ = ("despite", "steps")
 
     def __init__(
         self,
@@ -143,9 +147,11 @@ class Exclusive(Operation):
         blocks: int = 0,
         *,
         gate: Any = None,
+        despite: object = None,
     ) -> None:
         super().__init__(Kind.EXCLUSIVE, lba, blocks, gate=gate, offload=True)
         self.steps = steps
+        self.despite = despite
 
     def call(self, unit: StorageUnit) -> Any:
         """Run the steps of a plain unit; returns what they return."""
@@ -153,7 +159,7 @@ class Exclusive(Operation):
         value, error = None, None
         try:
             while True:
-                step = steps.send(value) if error is None else steps.throw(error)
+                step = self._next(steps, value, error)
                 step.perform(unit)
                 value, error = step.result, step.error
         except StopIteration as stop:
@@ -165,13 +171,19 @@ class Exclusive(Operation):
         value, error = None, None
         try:
             while True:
-                step = steps.send(value) if error is None else steps.throw(error)
+                step = self._next(steps, value, error)
                 await step.perform_async(unit)
                 value, error = step.result, step.error
         except StopIteration as stop:
             self.finish(stop.value)
         except BaseException as failure:
             self.fail(failure)
+
+    def _next(self, steps: Sequel, value: Any, error: BaseException | None) -> Operation:
+        step = steps.send(value) if error is None else steps.throw(error)
+        if self.fua and step.kind in WRITING:
+            step.fua = True
+        return step
 
 
 def _write(unit: StorageUnit, operation: Operation) -> Any:

@@ -21,7 +21,7 @@ TABLES = {
     "standard INQUIRY": (inquiry.STANDARD_LENGTH, inquiry.STANDARD),
     "READ CAPACITY(16)": (capacity.LONG_LENGTH, capacity.LONG),
     **{f"VPD {code:02X}": page for code, page in inquiry.PAGES.items()},
-    **{f"mode {code:02X}": (page.length, page.fields) for code, page in mode.PAGES.items()},
+    **{f"mode {page.name}": (page.length, page.fields) for page in mode.PAGES},
 }
 
 

@@ -23,7 +23,7 @@ def test_standard_inquiry() -> None:
         + "00" * 22
         + "00a0 0460 04c0 0960"
     )
-    assert inquiry.standard("my disk", "1.0") == bytes.fromhex(expected).ljust(96, b"\0")
+    assert inquiry.standard("my disk", "1.0", {}) == bytes.fromhex(expected).ljust(96, b"\0")
 
 
 def test_inquiry_of_an_absent_unit() -> None:
@@ -90,15 +90,15 @@ def test_report_luns() -> None:
     )
 
 
-@pytest.mark.parametrize(("cache", "flags"), [(True, "04"), (False, "00")])
-def test_caching_page(cache: bool, flags: str) -> None:
-    page = mode.CACHING.encode(mode.values(0x08, write_cache=cache))
-    assert page.hex() == "0812" + flags + "00" * 17
-
-
-def test_control_page() -> None:
-    page = mode.CONTROL.encode(mode.values(0x0A, write_cache=True))
-    assert page.hex() == "0a0a02100000 0000ffff0000".replace(" ", "")
+def test_mode_pages() -> None:
+    assert mode.CACHING.encode({"PS": 1, "WCE": 1}).hex() == "881204" + "00" * 17
+    page = mode.CONTROL.encode({"QUEUE ALGORITHM MODIFIER": 1, "SWP": 1, "D_SENSE": 1})
+    assert page.hex() == "0a0a04100800000000000000"
+    assert mode.CONTROL_EXTENSION.encode({"SCSIP": 1}).hex() == "4a01001c02" + "00" * 27
+    page = mode.LOGICAL_BLOCK_PROVISIONING.encode(
+        {"ENABLED": 1, "THRESHOLD RESOURCE": 1, "THRESHOLD COUNT": 0x12345678}
+    )
+    assert page.hex() == "5c020014" + "00" * 12 + "8001000012345678"
 
 
 def test_mode_headers() -> None:

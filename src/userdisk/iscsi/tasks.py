@@ -394,8 +394,9 @@ class Tasks:
         if not request.flags & pdu.FINAL:
             self._swallow(request.itt)
         key, asc, ascq = error.sense
-        completion = Completion(2, (), sense.Sense(key, asc << 8 | ascq).encode())
-        self._connection.counters[self._unit(request.lun)].failures += 1
+        why, lu = sense.Sense(key, asc << 8 | ascq), self._unit(request.lun)
+        completion = Completion(2, (), why.encode()) if lu is None else lu.check_condition(why)
+        self._connection.counters[lu].failures += 1
         data_in.respond(
             self._connection, request.lun, request.itt, completion, request.word20, False, None
         )
@@ -431,6 +432,6 @@ class Tasks:
             counters.unmaps += 1
 
 
-def _tells_of_failure(fixed: bytes) -> bool:
+def _tells_of_failure(data: bytes) -> bool:
     """Whether sense data is more than news (unit attention) or an initiator's illegal request."""
-    return len(fixed) > 2 and fixed[2] & 0xF not in _NO_FAILURE
+    return bool(data) and sense.key_of(data) not in _NO_FAILURE

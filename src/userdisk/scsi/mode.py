@@ -1,13 +1,9 @@
-"""Mode parameters: headers, block descriptors and pages (SPC-5 7.5; SBC-4 6.5).
-
-Nothing can be changed yet (no MODE SELECT): changeable masks are zero, default values are the
-current ones, and there are no saved values.
-"""
+"""Mode parameters on the wire: headers, block descriptors and pages (SPC-5 7.5; SBC-4 6.5)."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from userdisk.scsi import fields
@@ -26,20 +22,36 @@ _HEADER = (
     Field("PAGE CODE", 0, 6, 5),
     Field("PAGE LENGTH", 1),
 )
+_SUBPAGE_HEADER = (
+    *_HEADER[:3],
+    Field("SUBPAGE CODE", 1),
+    Field("PAGE LENGTH", 2, 16),
+)
 
 
 class Page(NamedTuple):
-    """The layout of a mode page; `length` with its header."""
+    """The layout of a mode page; `length` with its header. Subpage 0 has a shorter header."""
 
     name: str
     code: int
     length: int
     fields: Sequence[Field]
+    subpage: int = 0
 
-    def encode(self, values: dict[str, Value]) -> bytes:
+    @property
+    def header_length(self) -> int:
+        """Bytes before the page's own fields; PAGE LENGTH is the last of the header."""
+        return 4 if self.subpage else 2
+
+    def encode(self, values: Mapping[str, Value]) -> bytes:
         """The page with these values."""
-        header: dict[str, Value] = {"PAGE CODE": self.code, "PAGE LENGTH": self.length - 2}
-        return fields.encode(self.length, self.fields, header | values)
+        header: dict[str, Value] = {
+            "PAGE CODE": self.code,
+            "PAGE LENGTH": self.length - self.header_length,
+        }
+        if self.subpage:
+            header |= {"SPF": 1, "SUBPAGE CODE": self.subpage}
+        return fields.encode(self.length, self.fields, header | dict(values))
 
 
 READ_WRITE_ERROR_RECOVERY = Page(
@@ -116,6 +128,21 @@ CONTROL = Page(
         Field("EXTENDED SELF-TEST COMPLETION TIME", 10, 16),
     ),
 )
+CONTROL_EXTENSION = Page(
+    "control extension",
+    0x0A,
+    32,
+    (
+        *_SUBPAGE_HEADER,
+        Field("DLC", 4, 1, 3),
+        Field("TCMOS", 4, 1, 2),
+        Field("SCSIP", 4, 1, 1),
+        Field("IALUAE", 4, 1, 0),
+        Field("INITIAL COMMAND PRIORITY", 5, 4, 3),
+        Field("MAXIMUM SENSE DATA LENGTH", 6),
+    ),
+    subpage=0x01,
+)
 POWER_CONDITION = Page(
     "power condition",
     0x1A,
@@ -154,33 +181,33 @@ INFORMATIONAL_EXCEPTIONS = Page(
     ),
 )
 
+#: Of this page: its header and one threshold descriptor.
+LOGICAL_BLOCK_PROVISIONING = Page(
+    "logical block provisioning",
+    0x1C,
+    24,
+    (
+        *_SUBPAGE_HEADER,
+        Field("SITUA", 4, 1, 0),
+        Field("ENABLED", 16, 1, 7),
+        Field("THRESHOLD TYPE", 16, 3, 5),
+        Field("THRESHOLD ARMING", 16, 3, 2),
+        Field("THRESHOLD RESOURCE", 17),
+        Field("THRESHOLD COUNT", 20, 32),
+    ),
+    subpage=0x02,
+)
+
 #: In the order in which page 3Fh returns them.
-PAGES: dict[int, Page] = {
-    page.code: page
-    for page in (
-        READ_WRITE_ERROR_RECOVERY,
-        CACHING,
-        CONTROL,
-        POWER_CONDITION,
-        INFORMATIONAL_EXCEPTIONS,
-    )
-}
-
-
-def values(code: int, *, write_cache: bool) -> dict[str, Value]:
-    """The current values of a page: those that are not zero."""
-    known: dict[int, dict[str, Value]] = {
-        CACHING.code: {"WCE": int(write_cache)},
-        # commands of several connections are not kept in order; there are no log pages to save
-        CONTROL.code: {
-            "GLTSD": 1,
-            "QUEUE ALGORITHM MODIFIER": 1,
-            "BUSY TIMEOUT PERIOD": 0xFFFF,
-        },
-        # no informational exceptions are reported
-        INFORMATIONAL_EXCEPTIONS.code: {"DEXCPT": 1},
-    }
-    return known.get(code, {})
+PAGES: tuple[Page, ...] = (
+    READ_WRITE_ERROR_RECOVERY,
+    CACHING,
+    CONTROL,
+    CONTROL_EXTENSION,
+    POWER_CONDITION,
+    INFORMATIONAL_EXCEPTIONS,
+    LOGICAL_BLOCK_PROVISIONING,
+)
 
 
 def block_descriptor(block_count: int, block_length: int, *, long_lba: bool) -> bytes:

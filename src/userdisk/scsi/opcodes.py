@@ -13,6 +13,7 @@ class Opcode(enum.IntEnum):
     READ_6 = 0x08
     WRITE_6 = 0x0A
     INQUIRY = 0x12
+    MODE_SELECT_6 = 0x15
     RESERVE_6 = 0x16
     RELEASE_6 = 0x17
     MODE_SENSE_6 = 0x1A
@@ -30,6 +31,7 @@ class Opcode(enum.IntEnum):
     UNMAP = 0x42
     SANITIZE = 0x48
     LOG_SENSE = 0x4D
+    MODE_SELECT_10 = 0x55
     RESERVE_10 = 0x56
     RELEASE_10 = 0x57
     MODE_SENSE_10 = 0x5A

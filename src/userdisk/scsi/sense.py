@@ -203,6 +203,11 @@ class Sense(NamedTuple):
         return f"{self.key:X}/{self.code >> 8:02X}/{self.code & 0xFF:02X}"
 
 
+def key_of(data: bytes) -> int:
+    """The sense key of sense data that `Sense.encode` has made, in either format."""
+    return data[1 if data[0] & 0x02 else 2] & 0x0F
+
+
 def decode(data: bytes) -> Sense:
     """The value of sense data in either format; missing bytes count as zero.
 

@@ -15,6 +15,7 @@ from userdisk.scsi import sense
 from userdisk.scsi.sense import Asc, Sense
 from userdisk.target import operations
 from userdisk.target.aspect import Aspect
+from userdisk.target.background import Background
 from userdisk.target.command import (
     CHECK_CONDITION,
     Abortable,
@@ -24,11 +25,16 @@ from userdisk.target.command import (
     Completion,
     Steps,
 )
+from userdisk.target.copies import Copies
 from userdisk.target.log_pages import Processed
+from userdisk.target.medium import Medium
+from userdisk.target.mode_parameters import ModeParameters
 from userdisk.target.nexus import Nexus, Path
-from userdisk.target.reservations import Reservations
 from userdisk.target.port_groups import PortGroups
+from userdisk.target.reservations import Reservations
+from userdisk.target.rods import Rods
 from userdisk.target.row import Flags, Row
+from userdisk.target.sanitize import Sanitize
 from userdisk.target.soft_threshold import SoftThreshold
 from userdisk.target.task_set import TaskSet
 
@@ -80,6 +86,7 @@ class LogicalUnit:
         gate: the way into the unit.
         lock: guards the shared state; the gate's `state_lock` by default.
         saved: state from before, and the place for what has to outlive the process.
+        clock, random: seconds, and bytes that nobody can predict; the gate's by default.
     """
 
     def __init__(
@@ -88,6 +95,8 @@ class LogicalUnit:
         *,
         lock: AbstractContextManager[object] | None = None,
         saved: Saved | None = None,
+        clock: Callable[[], float] | None = None,
+        random: Callable[[int], bytes] | None = None,
     ) -> None:
         self.gate = gate
         self.saved: Saved = saved or Unsaved()
@@ -98,6 +107,8 @@ class LogicalUnit:
         self.step = min(gate.parameters.max_transfer_length, MAX_TRANSFER) // self.block_length
         self.max_blocks = MAX_TRANSFER // self.block_length
         self.lock = lock or gate.state_lock
+        self.clock = clock or gate.clock
+        self.random = random or gate.random
         self.paths: set[Path] = set()
         #: Several nexuses have the unit open: read from any thread, like `Path.ready`.
         self.shared = False
@@ -109,9 +120,23 @@ class LogicalUnit:
         self.soft_threshold = SoftThreshold(self)
         self.port_groups = PortGroups(self)
         gate.resized.append(self._resized)
+        self.background = Background(gate, self.lock)
+        self.sanitize = Sanitize(self)
+        self.medium = Medium(self)
+        self.copies = Copies(self)
+        self.rods = Rods(self)
+        self.mode_parameters = ModeParameters(self)
         #: What may keep commands from running, in the order in which it is asked.
         self.reservations = Reservations(self.lock, self.saved)
-        self.aspects: tuple[Aspect, ...] = (self.port_groups, self.soft_threshold)
+        self.aspects: tuple[Aspect, ...] = (
+            self.port_groups,
+            self.soft_threshold,
+            self.sanitize,
+            self.medium,
+            self.copies,
+            self.rods,
+            self.mode_parameters,
+        )
 
     # -- commands ------------------------------------------------------------------------------
 
@@ -127,16 +152,34 @@ class LogicalUnit:
             if row is None or not row.offered(self):
                 raise CheckCondition(operations.refusal(command.cdb))
             operations.check(row, command.cdb)
-            if path.restricted:
-                for aspect in self.aspects:
-                    answer = aspect.check(row, command)
-                    if answer is not None:
-                        return answer
-            if self.write_protected and Flags.WRITES in row.flags:
-                raise CheckCondition(sense.write_protected())
-            return row.handler(self, command)
+            restraint = self._restraint(self.aspects, row, command)
+            return row.handler(self, command) if restraint is None else restraint
         except CheckCondition as error:
             return self.check_condition(error.sense, error.wanted)
+
+    def refusal(self, command: Command) -> Completion | None:
+        """Why a command that the unit has would not run now; None: it would.
+
+        Unit attentions are left to be told.
+        """
+        row = operations.find(command.cdb)
+        assert row is not None
+        try:
+            return self._restraint((self.reservations, *self.aspects), row, command)
+        except CheckCondition as error:
+            return self.check_condition(error.sense)
+
+    def _restraint(
+        self, aspects: Iterable[Aspect], row: Row, command: Command
+    ) -> Completion | None:
+        if command.path.restricted:
+            for aspect in aspects:
+                answer = aspect.check(row, command)
+                if answer is not None:
+                    return answer
+        if self.write_protected and Flags.WRITES in row.flags:
+            raise CheckCondition(sense.write_protected())
+        return None
 
     def _before_all(self, row: Row | None, command: Command) -> Completion | None:
         """What is answered even to a command that does not exist (SAM-6 5.3.3, 5.14).

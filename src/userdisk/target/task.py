@@ -253,7 +253,7 @@ class Task:
     def _bad_block(self, error: StorageError) -> int | None:
         """The first bad block: the error's, if the operation addressed it, else the operation's."""
         operation = self._operation
-        if operation is None or operation.kind is Kind.FLUSH:
+        if operation is None or not (operation.blocks or operation.extents):  # a flush: no block
             return error.lba
         extents = operation.extents if operation.kind is Kind.UNMAP else _range(operation)
         if error.lba is not None and any(
