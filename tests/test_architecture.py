@@ -30,7 +30,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "iscsi": {"errors", "unit", "operation", "gate", "scsi", "target"},
     "transport": {"errors", "unit"},
     "portal": {"errors", "unit", "operation", "gate", "target", "iscsi", "transport"},
-    "server": {"errors", "unit", "gate", "target", "iscsi", "transport", "portal"},
+    "usage_watch": {"errors", "operation", "target"},
+    "server": {
+        "errors", "unit", "gate", "target", "iscsi", "transport", "portal", "usage_watch",
+    },  # fmt: skip
     "initiator_client": {"errors", "unit", "scsi", "iscsi", "transport"},
     "attach": {"errors", "unit", "operation", "gate", "identity", "backend"},
     "testing": {"errors", "unit", "operation", "gate"},

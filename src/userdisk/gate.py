@@ -283,7 +283,7 @@ class Gate:
             isinstance(blocks, int) and blocks >= 0 for blocks in (usage.used, usage.available)
         ):
             return usage
-        message = f"unit {self.name}: usage returned {usage!r}, not a userdisk.unit.Usage"
+        message = f"unit {self.name}: usage returned {usage!r}, not a userdisk.Usage"
         log.error(message)
         raise errors.HardwareError(message)
 

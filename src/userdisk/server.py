@@ -22,8 +22,10 @@ from userdisk.iscsi.outgoing import COMMAND_WINDOW
 from userdisk.iscsi.session import Sessions
 from userdisk.portal import Portals
 from userdisk.scsi.port_groups import AccessState, Cause
+from userdisk.target.log_pages import Processed
 from userdisk.target.logical_unit import LogicalUnit
 from userdisk.target.target import Target
+from userdisk.usage_watch import UsageWatch
 
 log = logging.getLogger("userdisk")
 
@@ -60,7 +62,6 @@ class Server:
             raise UsageError(f"two targets have the same name, {name}")
         units = list(dict.fromkeys(lu for target in targets for lu in target.units))
         self._gates: list[Gate] = list(dict.fromkeys(lu.gate for lu in units))
-        self._units = units
         self._listen = tuple(Portal(*each) for each in listen)
         for portal in self._listen:
             if not 1 <= portal.tag <= MAX_TAG:
@@ -87,6 +88,10 @@ class Server:
             report=_report,
         )
         self._portals = Portals(self._environment)
+        self._units = units
+        for lu in units:
+            lu.processed = partial(self._processed, lu)
+        self._watch = UsageWatch(units)
         #: what `stop` waits for, for people
         self.waits_for = ""
 
@@ -100,6 +105,9 @@ class Server:
             for gate in self._gates:
                 _open(gate)
                 self._opened.append(gate)
+            for lu in self._units:
+                lu.sanitize.resume()
+            self._watch.start()
             for portal in self._listen:
                 self._bound.append(self._portals.listen(*portal))
             return self._bound
@@ -114,6 +122,12 @@ class Server:
         """
         self.waits_for = "initiators to log out"
         self._portals.stop()
+        self._watch.stop()
+        for lu in self._units:
+            self.waits_for = f"unit {lu.gate.name} to interrupt its sanitize operation"
+            idle = threading.Event()
+            lu.background.stop(idle.set)
+            idle.wait()
         failure: Exception | None = None
         while self._opened:
             gate = self._opened.pop()
@@ -149,6 +163,10 @@ class Server:
     def counters(self) -> Tally:
         """What all connections did up to now, by unit."""
         return self._portals.counters()
+
+    def _processed(self, lu: LogicalUnit) -> Processed:
+        counters = self.counters()[lu]
+        return Processed(counters.read_bytes, counters.written_bytes)
 
     @property
     def connections(self) -> int:

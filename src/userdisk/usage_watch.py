@@ -14,7 +14,6 @@ from functools import partial
 
 from userdisk.errors import StorageError
 from userdisk.operation import Kind, Operation
-from userdisk.target import soft_threshold
 from userdisk.target.logical_unit import LogicalUnit
 from userdisk.target.task import outcome
 
@@ -56,7 +55,7 @@ class UsageWatch:
     def _answered(self, lu: LogicalUnit, operation: Operation) -> None:
         """The unit has answered; on its thread."""
         try:
-            lu.soft_threshold.look(soft_threshold.checked(lu, outcome(lu.gate, operation)))
+            lu.soft_threshold.look(lu.gate.checked_usage(outcome(lu.gate, operation)))
             self._failed.discard(lu)
         except StorageError as error:
             if lu not in self._failed:

@@ -49,6 +49,36 @@ _HEADER = (
     Field("PAGE LENGTH", 2, 16),
 )
 
+EXTENDED_LENGTH = 64
+EXTENDED: Sequence[Field] = (
+    *_HEADER,
+    Field("ACTIVATE_MICROCODE", 4, 2),
+    Field("SPT", 4, 3, 5),
+    Field("GRD_CHK", 4, 1, 2),
+    Field("APP_CHK", 4, 1, 1),
+    Field("REF_CHK", 4, 1, 0),
+    Field("UASK_SUP", 5, 1, 5),
+    Field("GROUP_SUP", 5, 1, 4),
+    Field("PRIOR_SUP", 5, 1, 3),
+    Field("HEADSUP", 5, 1, 2),
+    Field("ORDSUP", 5, 1, 1),
+    Field("SIMPSUP", 5, 1, 0),
+    Field("WU_SUP", 6, 1, 3),
+    Field("CRD_SUP", 6, 1, 2),
+    Field("NV_SUP", 6, 1, 1),
+    Field("V_SUP", 6, 1, 0),
+    Field("P_I_I_SUP", 7, 1, 4),
+    Field("LUICLR", 7, 1, 0),
+    Field("R_SUP", 8, 1, 4),
+    Field("CBCS", 8, 1, 0),
+    Field("MULTI I_T NEXUS MICROCODE DOWNLOAD", 9, 4, 3),
+    Field("EXTENDED SELF-TEST COMPLETION MINUTES", 10, 16),
+    Field("POA_SUP", 12, 1, 7),
+    Field("HRA_SUP", 12, 1, 6),
+    Field("VSA_SUP", 12, 1, 5),
+    Field("MAXIMUM SUPPORTED SENSE DATA LENGTH", 13),
+)
+
 BLOCK_LIMITS_LENGTH = 64
 BLOCK_LIMITS: Sequence[Field] = (
     *_HEADER,
@@ -96,24 +126,30 @@ PROVISIONING: Sequence[Field] = (
     Field("PROVISIONING TYPE", 6, 3, 2),
 )
 
-SUPPORTED_PAGES, SERIAL_NUMBER, IDENTIFICATION = 0x00, 0x80, 0x83
+SUPPORTED_PAGES, SERIAL_NUMBER, IDENTIFICATION, EXTENDED_PAGE = 0x00, 0x80, 0x83, 0x86
 BLOCK_LIMITS_PAGE, CHARACTERISTICS_PAGE, PROVISIONING_PAGE = 0xB0, 0xB1, 0xB2
 
 #: Page code -> (length, fields), of the pages that have a fixed layout.
 PAGES: dict[int, tuple[int, Sequence[Field]]] = {
+    EXTENDED_PAGE: (EXTENDED_LENGTH, EXTENDED),
     BLOCK_LIMITS_PAGE: (BLOCK_LIMITS_LENGTH, BLOCK_LIMITS),
     CHARACTERISTICS_PAGE: (CHARACTERISTICS_LENGTH, CHARACTERISTICS),
     PROVISIONING_PAGE: (PROVISIONING_LENGTH, PROVISIONING),
 }
 
 
-def standard(product_id: str, revision: str) -> bytes:
-    """Standard INQUIRY data of a direct access block device."""
+def standard(product_id: str, revision: str, abilities: dict[str, Value]) -> bytes:
+    """Standard INQUIRY data of a direct access block device.
+
+    Args:
+        abilities: fields of `STANDARD` that not every unit has.
+    """
     values: dict[str, Value] = {
         "VERSION": 6,
         "HISUP": 1,
         "RESPONSE DATA FORMAT": 2,
         "ADDITIONAL LENGTH": STANDARD_LENGTH - 5,
+        "3PC": 1,
         "CMDQUE": 1,
         "T10 VENDOR IDENTIFICATION": VENDOR,
         "PRODUCT IDENTIFICATION": product_id,
@@ -121,7 +157,7 @@ def standard(product_id: str, revision: str) -> bytes:
     }
     for n, descriptor in enumerate(VERSION_DESCRIPTORS):
         values[f"VERSION DESCRIPTOR {n + 1}"] = descriptor
-    return fields.encode(STANDARD_LENGTH, STANDARD, values)
+    return fields.encode(STANDARD_LENGTH, STANDARD, values | abilities)
 
 
 def absent() -> bytes:

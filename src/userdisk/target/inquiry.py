@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from userdisk.scsi import inquiry as pages
-from userdisk.scsi import sense
-from userdisk.target import atomic, provisioning, write_same
+from userdisk.scsi import sense, third_party_copy
+from userdisk.target import atomic, port_groups, provisioning, soft_threshold, write_same
 from userdisk.target.command import CheckCondition, Command, Completion
 from userdisk.target.data_in import data_in
+from userdisk.unit import overrides
 
 if TYPE_CHECKING:
     from userdisk.scsi.fields import Value
@@ -35,14 +36,21 @@ def inquiry(lu: LogicalUnit, command: Command) -> Completion:
     if not cdb[1] & 1:
         if cdb[2]:
             raise CheckCondition(sense.invalid_field_in_cdb(2))
-        what = lu.parameters
-        data = pages.standard(what.product_id, what.product_revision)
+        data = _standard(lu, command)
     else:
         page = _PAGES.get(cdb[2])
         if page is None:
             raise CheckCondition(sense.invalid_field_in_cdb(2))
         data = page(lu, command)
     return data_in(data, _allocation(cdb))
+
+
+def _standard(lu: LogicalUnit, command: Command) -> bytes:
+    what = lu.parameters
+    abilities: dict[str, Value] = {"RMB": int(what.removable)}
+    if port_groups.offered(lu):
+        abilities |= {"TPGS": 3, "MULTIP": 1}  # implicit and explicit
+    return pages.standard(what.product_id, what.product_revision, abilities)
 
 
 def _supported_pages(lu: LogicalUnit, command: Command) -> bytes:
@@ -57,6 +65,18 @@ def _identification(lu: LogicalUnit, command: Command) -> bytes:
     what, nexus = lu.parameters, command.path.nexus
     names = pages.designators(what.guid, what.product_id, nexus.target.name, nexus.port)
     return pages.vpd(pages.IDENTIFICATION, b"".join(name.encode() for name in names))
+
+
+def _extended(lu: LogicalUnit, command: Command) -> bytes:
+    """Task attributes are honoured, and a nexus that is lost leaves no unit attentions."""
+    values: dict[str, Value] = {
+        "HEADSUP": 1,
+        "ORDSUP": 1,
+        "SIMPSUP": 1,
+        "LUICLR": 1,
+        "V_SUP": int(lu.parameters.cache_supported),
+    }
+    return pages.fixed_page(pages.EXTENDED_PAGE, values)
 
 
 def _block_limits(lu: LogicalUnit, command: Command) -> bytes:
@@ -80,21 +100,41 @@ def _block_limits(lu: LogicalUnit, command: Command) -> bytes:
 
 
 def _characteristics(lu: LogicalUnit, command: Command) -> bytes:
-    return pages.fixed_page(pages.CHARACTERISTICS_PAGE, {"MEDIUM ROTATION RATE": 1})
+    unit = lu.gate.unit
+    values: dict[str, Value] = {
+        "MEDIUM ROTATION RATE": 1,
+        # after SANITIZE, blocks that were not written since are read without an error
+        "WABEREQ": int(overrides(unit, "erase")),
+        "WACEREQ": int(overrides(unit, "crypto_erase")),
+    }
+    return pages.fixed_page(pages.CHARACTERISTICS_PAGE, values)
 
 
 def _provisioning(lu: LogicalUnit, command: Command) -> bytes:
     values: dict[str, Value] = {}
     if provisioning.offered(lu):
         zeroes = int(lu.gate.unit.unmap_zeroes)
-        values = {"LBPU": 1, "LBPWS": 1, "LBPWS10": 1, "LBPRZ": zeroes, "PROVISIONING TYPE": 2}
+        values = {
+            "THRESHOLD EXPONENT": soft_threshold.exponent(lu),
+            "LBPU": 1,
+            "LBPWS": 1,
+            "LBPWS10": 1,
+            "LBPRZ": zeroes,
+            "PROVISIONING TYPE": 2,
+        }
     return pages.fixed_page(pages.PROVISIONING_PAGE, values)
+
+
+def _third_party_copy(lu: LogicalUnit, command: Command) -> bytes:
+    return pages.vpd(third_party_copy.PAGE, third_party_copy.page_body(lu.block_length))
 
 
 _PAGES = {
     pages.SUPPORTED_PAGES: _supported_pages,
     pages.SERIAL_NUMBER: _serial_number,
     pages.IDENTIFICATION: _identification,
+    pages.EXTENDED_PAGE: _extended,
+    third_party_copy.PAGE: _third_party_copy,
     pages.BLOCK_LIMITS_PAGE: _block_limits,
     pages.CHARACTERISTICS_PAGE: _characteristics,
     pages.PROVISIONING_PAGE: _provisioning,

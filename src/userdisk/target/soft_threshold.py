@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
-from userdisk import errors
 from userdisk.operation import Kind, Operation
 from userdisk.scsi.sense import Asc
 from userdisk.target import provisioning
@@ -50,18 +49,9 @@ def count(lu: LogicalUnit) -> int:
 
 
 def ask(lu: LogicalUnit) -> Generator[Operation, Any, Usage]:
-    """Steps that ask the unit for its usage; what is none is a bug in the unit."""
+    """Steps that ask the unit for its usage."""
     usage = yield Operation(Kind.USAGE)
-    return checked(lu, usage)
-
-
-def checked(lu: LogicalUnit, usage: object) -> Usage:
-    """What the unit returned, if that is a usage; else raises HardwareError."""
-    if isinstance(usage, Usage):
-        numbers = (usage.used, usage.available)
-        if all(isinstance(number, int) and number >= 0 for number in numbers):
-            return usage
-    raise errors.HardwareError(f"unit {lu.gate.name}: usage returned {usage!r}")
+    return lu.gate.checked_usage(usage)
 
 
 class SoftThreshold(Aspect):
