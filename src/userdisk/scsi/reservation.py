@@ -12,6 +12,8 @@ import unicodedata
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from userdisk.unit import Buffer
+
 _NAME_MAX = 223  # bytes of an iSCSI name (RFC 7143 4.2.7.2)
 
 _ISCSI = 0x05  # protocol identifier
@@ -90,7 +92,7 @@ class TransportId(NamedTuple):
         return struct.pack(">BxH", code, length) + name.ljust(length, b"\0")
 
 
-def transport_id_length(data: bytes) -> int:
+def transport_id_length(data: Buffer) -> int:
     """How long the TransportID at the start of `data` says it is; ValueError if that is wrong."""
     if len(data) < 4:
         raise ValueError("cut off")

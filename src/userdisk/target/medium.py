@@ -104,6 +104,10 @@ class Medium(Aspect):
         """See `Aspect.nexus_lost`."""
         self.prevent(nexus, removal=False)
 
+    def preempted(self, nexus: Nexus) -> None:
+        """See `Aspect.preempted`."""
+        self.prevent(nexus, removal=False)
+
     def reset(self) -> None:
         """See `Aspect.reset`: nobody prevents removal any more."""
         with self._lu.lock:

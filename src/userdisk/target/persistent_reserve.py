@@ -87,8 +87,10 @@ _REPORTS: dict[In, Callable[[LogicalUnit], bytes]] = {
 # -- OUT ---------------------------------------------------------------------------------------
 
 
-def reserve_out(lu: LogicalUnit, command: Command) -> Steps:
+def reserve_out(lu: LogicalUnit, command: Command) -> Completion | Steps:
     """PERSISTENT RESERVE OUT; decides itself who may, and conflicts with RESERVE of whomever."""
+    if lu.reservations.reserver is not None:
+        return CONFLICT
     length = int.from_bytes(command.cdb[5:9], "big")
     if not wire.BASIC_LENGTH <= length <= _LARGEST_LIST:
         raise CheckCondition(sense.parameter_list_length_error())
@@ -192,22 +194,20 @@ def _specified(
     at, end = wire.BASIC_LENGTH + _LENGTHS, len(data)
     if end < at or at + int.from_bytes(data[at - _LENGTHS : at], "big") != end:
         raise CheckCondition(sense.parameter_list_length_error())
+    # the ports of an initiator that are known are those that are logged in now (7.6.4.6)
+    known: dict[str, dict[int, None]] = {}
+    for nexus in _nexuses(lu):
+        known.setdefault(nexus.initiator, {})[nexus.isid] = None
     found = []
     while at < end:
-        which, length = _transport_id(data, at)
-        isids = [which.isid] if which.isid is not None else _known(lu, which.initiator)
+        (initiator, isid), length = _transport_id(data, at)
+        isids = known.get(initiator, ()) if isid is None else (isid,)
         if not isids:  # to register nobody would be no registration
             raise CheckCondition(sense.invalid_field_in_parameter_list(at))
-        names = tuple(NexusName(which.initiator, isid, port) for isid in isids for port in ports)
+        names = tuple(NexusName(initiator, each, port) for each in isids for port in ports)
         found.append((at, names))
         at += length
     return tuple(found)
-
-
-def _known(lu: LogicalUnit, initiator: str) -> list[int]:
-    """The ports of an initiator that are known: those that are logged in now (7.6.4.6)."""
-    found = [nexus.isid for nexus in _nexuses(lu) if nexus.initiator == initiator]
-    return list(dict.fromkeys(found))
 
 
 def _moving(lu: LogicalUnit, command: Command, action: Out, data: bytes) -> Request:
@@ -238,7 +238,7 @@ def _moving(lu: LogicalUnit, command: Command, action: Out, data: bytes) -> Requ
 def _transport_id(data: bytes, at: int) -> tuple[TransportId, int]:
     """The TransportID at this place, and its length."""
     try:
-        length = wire.transport_id_length(data[at:])
+        length = wire.transport_id_length(memoryview(data)[at:])
         return wire.decode_transport_id(data[at : at + length]), length
     except ValueError:
         raise CheckCondition(sense.invalid_field_in_parameter_list(at)) from None
