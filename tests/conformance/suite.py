@@ -47,6 +47,17 @@ def list_tests() -> list[str]:
     return [name for name in names if name.count(".") == 2 and name.split(".")[0] in _FAMILIES]
 
 
+def version() -> str:
+    """The version of the Debian package that the program is from."""
+    done = subprocess.run(
+        ["dpkg-query", "-W", "-f", "${Version}", "libiscsi-bin"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.partition("-")[0]
+
+
 def run(urls: Sequence[str], test: str, options: Sequence[str] = ()) -> Result:
     """Run one test against the logical unit at `urls` (its paths), whose data is lost. Blocks."""
     command = [PROGRAM, "-d", "-V", *options, "-t", test, *urls]
@@ -65,15 +76,14 @@ def classify(log: str, status: int) -> Result:
     find out about the disk, is not counted.
     """
     summary = _SUMMARY.search(log)
-    if summary is None:
-        return Result("fail", (f"ended with {status} before its summary",), log)
-    ran, passed = int(summary[2]), int(summary[3])
     start = max(log.find("  Test: "), 0)
+    complaints = tuple(dict.fromkeys(_COMPLAINT.findall(log, start)))
+    if summary is None:
+        return Result("fail", (*complaints, f"ended with {status} before its summary"), log)
+    ran, passed = int(summary[2]), int(summary[3])
     if status or ran != 1 or passed != 1 or _FAILED.search(log, start):
-        complaints = dict.fromkeys(_COMPLAINT.findall(log, start))
-        return Result(
-            "fail", (*complaints,) or (f"ran {ran}, passed {passed}, status {status}",), log
-        )
+        said = complaints or (f"ran {ran}, passed {passed}, status {status}",)
+        return Result("fail", said, log)
     end = _END.search(log, start)
     skipped = _SKIPPED.findall(log, start, end.start() if end else len(log))
     if skipped:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.conformance import suite
+from tests.conformance import report, suite
 from tests.conformance.configurations import CONFIGURATIONS, Configuration
 from tests.conformance.expectations import EXPECTED, objection, short
 from tests.conformance.matrix import Matrix
@@ -95,3 +95,12 @@ def test_a_server_that_ends_badly_is_heard_of() -> None:
         pytest.raises(AssertionError, match="512n did not start"),
     ):
         matrix.result(CONFIGURATIONS[0], "SCSI.X.Y")
+
+
+@requires(suite.PROGRAM)
+def test_the_document_is_current() -> None:
+    """`python -m tests.conformance.report` writes it."""
+    measured, tgt_version, version = report.load()
+    assert set(measured) == {configuration.name for configuration in CONFIGURATIONS}
+    text = report.render(suite.list_tests(), version, measured, tgt_version)
+    assert report.DOCUMENT.read_text() == text

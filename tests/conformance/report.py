@@ -1,0 +1,204 @@
+"""docs/conformance.md: what the tables say of userdisk, beside what was measured of tgt.
+
+`python -m tests.conformance.report` writes it. userdisk's figures follow from the tables, which
+`make conformance` holds to the truth; tgt's are in tgt.json, which `--measure-tgt` makes anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from tests.conformance import suite, tgt
+from tests.conformance.configurations import CONFIGURATIONS, Configuration
+from tests.conformance.expectations import EXPECTED, Expected, expected, short
+from tests.conformance.matrix import Matrix
+from tests.conformance.suite import Result
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "conformance.md"
+MEASURED = Path(__file__).with_name("tgt.json")
+
+#: configuration -> test -> what did not pass
+Measured = Mapping[str, Mapping[str, Result]]
+
+_HEAD = """# Conformance
+
+[libiscsi](https://github.com/sahlberg/libiscsi) has a test suite for SCSI disks behind iSCSI,
+`iscsi-test-cu`: {total} tests in version {version}. userdisk is run against all of them, as {disks}
+different disks, each test in a process of its own:
+
+```sh
+make conformance                      # all: some minutes
+make conformance CONFORMANCE='1 2'    # only these
+```
+
+It fails on any failure and on any skip that is not listed below with its reason, and on anything
+listed that no longer happens. A test that leaves out a part of itself counts as skipped, and so
+does one that ends without doing anything; the suite itself counts both as passed.
+
+## Results
+
+{tgt} was run by the same runner on the same machine, each disk set up the same way as far as it
+can. *Excused* are failures that are mistakes of the suite, [listed below](#mistakes-of-the-suite).
+
+"""
+
+_MISTAKES = """
+## Mistakes of the suite
+
+These tests fail with a disk that does what the standards say. What is wrong is in their source (the
+suite's folder `test-tool`). The runner checks that they fail as described and not otherwise.
+
+"""
+
+_END = """
+## What the suite does not show
+
+- Rules that only newer versions of the suite test (the offers of CHAP, SendTargets in a session,
+  data in a ping, where a comparison failed, the order of VPD pages, REPORT TARGET PORT GROUPS) have
+  tests of userdisk's own.
+- What Linux asks a disk while it attaches is captured in a guest with a stock kernel, each time the
+  tests run (`tests/guest`). What Windows and ESXi ask is tested **as documented**
+  (`tests/interop`): nothing here ran on these systems.
+- Other judges: sg3_utils and QEMU's initiator on the host, and Linux's initiator in the guest.
+"""
+
+
+def render(tests: Sequence[str], version: str, measured: Measured, tgt_version: str) -> str:
+    """The whole document."""
+    names = [short(test) for test in tests]
+    lines = [_HEAD.format(total=len(tests), version=version, disks=len(CONFIGURATIONS),
+                          tgt=f"tgt {tgt_version}")]  # fmt: skip
+    lines += _results(tests, measured)
+    lines += _nowhere(tests, measured)
+    lines += ["\n## What is skipped, and why\n\n"]
+    lines += ["| Tests | Disks | Why |\n|---|---|---|\n"]
+    lines += [_entry(entry, names) for entry in EXPECTED if entry.outcome == "skip"]
+    lines += [_MISTAKES, "| Tests | Disks | What is wrong |\n|---|---|---|\n"]
+    lines += [_entry(entry, names) for entry in EXPECTED if entry.outcome == "fail"]
+    lines += [f"\n## What fails with tgt {tgt_version}\n\n| Test | Disks |\n|---|---|\n"]
+    lines += _failures(measured)
+    lines += [_END]
+    return "".join(lines)
+
+
+def _results(tests: Sequence[str], measured: Measured) -> Iterator[str]:
+    yield "| | Disk | userdisk: pass | skip | excused | fail"
+    yield " | tgt: pass | skip | excused | fail |\n"
+    yield "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|\n"
+    for configuration in CONFIGURATIONS:
+        ours = [0, 0, 0, 0]
+        for test in tests:
+            entry = expected(configuration, test)
+            ours[0 if entry is None else 1 if entry.outcome == "skip" else 2] += 1
+        others = measured[configuration.name]
+        theirs = [len(tests) - len(others), 0, 0, 0]
+        for test, result in others.items():
+            theirs[_column(configuration, test, result)] += 1
+        cells = [configuration.number, configuration.what, *map(str, (*ours, *theirs))]
+        yield f"| {' | '.join(cells)} |\n"
+
+
+def _column(configuration: Configuration, test: str, result: Result) -> int:
+    if result.outcome == "skip":
+        return 1
+    entry = expected(configuration, f"x.{test}")
+    return 2 if entry is not None and entry.outcome == "fail" else 3
+
+
+def _nowhere(tests: Sequence[str], measured: Measured) -> Iterator[str]:
+    never: dict[str, list[str]] = {}
+    for test in tests:
+        found = [expected(configuration, test) for configuration in CONFIGURATIONS]
+        if all(found):
+            whys = dict.fromkeys(entry.why for entry in found if entry)
+            never[short(test)] = list(whys)
+    theirs = sum(all(short(test) in each for each in measured.values()) for test in tests)
+    yield (
+        f"\nTests that pass as none of these disks: {len(never)} of {len(tests)} with userdisk,"
+        f" {theirs} with tgt. The former are\n\n"
+    )
+    yield from (f"- `{name}`: {'; '.join(whys)}\n" for name, whys in never.items())
+
+
+def _entry(entry: Expected, names: Sequence[str]) -> str:
+    numbers = [each.number for each in CONFIGURATIONS if each.name in entry.where]
+    others = [each.number for each in CONFIGURATIONS if each.name not in entry.where]
+    where = ", ".join(numbers)
+    if len(others) < len(numbers):
+        where = f"all but {', '.join(others)}" if others else "all"
+    return f"| {_grouped(entry, names)} | {where} | {entry.why} |\n"
+
+
+def _grouped(entry: Expected, names: Sequence[str]) -> str:
+    """The tests of an entry, by suite: `Suite` for a whole one, `Suite.{One,Two}` for a part."""
+    configuration = next(each for each in CONFIGURATIONS if each.name in entry.where)
+    suites: dict[str, tuple[list[str], list[str]]] = {}
+    for name in names:
+        suite_name, _, test = name.partition(".")
+        covered, others = suites.setdefault(suite_name, ([], []))
+        (covered if entry.covers(configuration, name) else others).append(test)
+    found = []
+    for suite_name, (covered, others) in suites.items():
+        if not covered:
+            continue
+        part = covered[0] if len(covered) == 1 else f"{{{','.join(covered)}}}"
+        found.append(f"`{suite_name}.{part}`" if others else f"`{suite_name}`")
+    return ", ".join(found)
+
+
+def _failures(measured: Measured) -> Iterator[str]:
+    where: dict[str, list[str]] = {}
+    for configuration in CONFIGURATIONS:
+        for test, result in measured[configuration.name].items():
+            if _column(configuration, test, result) == 3:
+                where.setdefault(test, []).append(configuration.number)
+    for test, numbers in sorted(where.items(), key=lambda item: (-len(item[1]), item[0])):
+        every = len(numbers) == len(CONFIGURATIONS)
+        yield f"| `{test}` | {'all' if every else ', '.join(numbers)} |\n"
+
+
+def load() -> tuple[Measured, str, str]:
+    """What is in tgt.json: results, tgt's version, the suite's."""
+    content = json.loads(MEASURED.read_text())
+    results = {
+        name: {test: Result(outcome, tuple(reasons), "") for test, (outcome, reasons) in of.items()}
+        for name, of in content["results"].items()
+    }
+    return results, content["tgt"], content["suite"]
+
+
+def _measure(tests: Sequence[str]) -> None:
+    results: dict[str, dict[str, tuple[str, list[str]]]] = {}
+    wanted = dict.fromkeys(CONFIGURATIONS, tests)
+    with Matrix(wanted, jobs=(os.cpu_count() or 1) + 1, start=tgt.tgt) as matrix:
+        for configuration in CONFIGURATIONS:
+            found = {short(test): matrix.result(configuration, test) for test in tests}
+            results[configuration.name] = {
+                test: (result.outcome, [_brief(each) for each in result.reasons][:3])
+                for test, result in found.items()
+                if result.outcome != "pass"
+            }
+            print(f"{configuration}: {len(tests) - len(results[configuration.name])} pass")
+    content = {"tgt": tgt.version(), "suite": suite.version(), "results": results}
+    MEASURED.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _brief(reason: str) -> str:
+    return re.sub(r"\s+", " ", reason)[:200]
+
+
+def main() -> None:
+    tests = suite.list_tests()
+    if "--measure-tgt" in sys.argv[1:]:
+        _measure(tests)
+    measured, tgt_version, version = load()
+    DOCUMENT.write_text(render(tests, version, measured, tgt_version))
+
+
+if __name__ == "__main__":
+    main()
