@@ -192,6 +192,18 @@ def test_any_synchronize_cache_is_a_flush(opcode: int, blocks: int, flags: int) 
     assert unit.calls == {"flush": 1}
 
 
+@pytest.mark.parametrize("opcode", [0x34, 0x90])
+def test_pre_fetch(opcode: int) -> None:
+    unit = InlineRamUnit()
+    nexus = disk(unit)
+    for lba, blocks in [(0, 0), (0, 1), (COUNT - 1, 1), (0, COUNT), (COUNT, 0)]:
+        for immediately in (0, 2):
+            assert run(nexus, extent(opcode, lba, blocks, immediately)).status == 0
+    for lba, blocks in [(COUNT, 1), (COUNT - 1, 2), (COUNT + 1, 0), ((1 << 32) - 1, 0)]:
+        assert code(run(nexus, extent(opcode, lba, blocks))) == (5, Asc.LBA_OUT_OF_RANGE)
+    assert not unit.log
+
+
 def test_a_unit_without_flush_has_no_volatile_cache() -> None:
     for unit, wce in ((ThickRamUnit(), 0), (InlineRamUnit(), 4)):
         page = run(disk(unit), bytes.fromhex("1a080800ff")).data
@@ -286,6 +298,7 @@ def test_a_read_of_the_wrong_length_is_a_hardware_error(length: int) -> None:
 # -- UNMAP -------------------------------------------------------------------------------------
 
 U = unmap_list
+LIST = Asc.INVALID_FIELD_IN_PARAMETER_LIST
 
 
 @pytest.mark.parametrize(
@@ -300,6 +313,10 @@ U = unmap_list
         (U([(0, 1), (COUNT - 1, 2)]), Asc.LBA_OUT_OF_RANGE, None),
         (U([(0, 1), ((1 << 64) - 1, 1)]), Asc.LBA_OUT_OF_RANGE, None),
         (U([(0, 1), (COUNT + 1, 0)]), Asc.LBA_OUT_OF_RANGE, None),
+        (struct.pack(">HH4x", 21, 16) + bytes(16), LIST, Pointer(0, None, False)),
+        (struct.pack(">HH4x", 0, 16) + bytes(16), LIST, Pointer(0, None, False)),
+        (struct.pack(">HH4x", 23, 16) + bytes(16), Asc.PARAMETER_LIST_LENGTH_ERROR, None),
+        (struct.pack(">HH4x", 6, 1), Asc.PARAMETER_LIST_LENGTH_ERROR, None),
     ],
 )
 def test_wrong_unmaps_change_nothing(data: bytes, expected: Asc, pointer: Pointer | None) -> None:
