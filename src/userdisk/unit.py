@@ -240,7 +240,8 @@ class StorageUnit:
     def take_size(self, parameters: Parameters) -> None:
         """The size changes to that of `parameters` now; called with nobody else in the unit.
 
-        For units that have something to do then, which must not fail; they call this one, too.
+        For units that have something to do then; they call this one, too. `resized` raises what
+        this raises, and the size stays as it was.
         """
         self._parameters = parameters
         self.block_count = parameters.block_count

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -23,16 +25,18 @@ with Signals() as signals:
     {start}
     signals.started()
     print("serving", flush=True)
-    signals.wait_and_stop(stop, lambda: "the flush of disk.img")
+    signals.wait_and_stop(stop, lambda: "the flush of disk.img"{hangup})
 print("stopped", flush=True)
 """
 
 
 @contextmanager
-def serving(stop: str, start: str = "", line: str = "serving") -> Iterator[subprocess.Popen[str]]:
+def serving(
+    stop: str, start: str = "", line: str = "serving", hangup: str = "", **options: Any
+) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT.format(stop=stop, start=start)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [sys.executable, "-c", SCRIPT.format(stop=stop, start=start, hangup=hangup)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
     )  # fmt: skip
     assert process.stdout is not None and process.stderr is not None
     try:
@@ -81,3 +85,46 @@ def test_a_signal_while_starting_interrupts(number: signal.Signals) -> None:
         process.send_signal(number)
         _, err = process.communicate(timeout=10)
     assert process.returncode != 0 and err.splitlines()[-1] == "KeyboardInterrupt"
+
+
+AGAIN = ", lambda: print('again', flush=True)"
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="the system has no SIGHUP")
+def test_a_hangup_that_somebody_sends() -> None:
+    """Without a terminal; while it stops it asks for nothing, and does not give up either."""
+    with serving("time.sleep(1)", hangup=AGAIN, start_new_session=True) as process:
+        assert process.stdout is not None
+        for _ in range(2):
+            process.send_signal(signal.SIGHUP)
+            assert process.stdout.readline() == "again\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.readline().startswith("stopping")
+        for _ in range(3):
+            process.send_signal(signal.SIGHUP)
+        out, err = process.communicate(timeout=10)
+    assert (process.returncode, out, err) == (0, "stopped\n", "")
+
+
+def _take_terminal(descriptor: int) -> None:
+    import fcntl
+    import termios
+
+    os.setsid()
+    fcntl.ioctl(descriptor, termios.TIOCSCTTY, 0)
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="the system has no pseudo-terminals")
+def test_the_hangup_of_a_closed_terminal() -> None:
+    ours, theirs = os.openpty()
+    with serving(
+        "print('flushed', flush=True)", hangup=AGAIN,
+        preexec_fn=lambda: _take_terminal(theirs), pass_fds=(theirs,),
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        os.close(theirs)
+        process.send_signal(signal.SIGHUP)
+        assert process.stdout.readline() == "again\n", "the terminal is still there"
+        os.close(ours)
+        out, err = process.communicate(timeout=10)
+    assert (process.returncode, out.splitlines()[-2:], err) == (0, ["flushed", "stopped"], "")

@@ -189,3 +189,29 @@ def test_it_listens_soon(tmp_path: Path) -> None:
         )
         times.append(float(done.stderr))
     assert min(times) < 0.4, times
+
+
+def test_a_hangup_reads_sizes_again(tmp_path: Path) -> None:
+    """One disk has grown, one has a size that it cannot have, one is as it was."""
+    for name in ("grown", "odd", "same"):
+        (tmp_path / name).write_bytes(bytes(1 << 20))
+    with serving("grown", "odd", "same", folder=tmp_path) as server:
+        url = parse_url(server.urls[0])
+        settings = Settings("iqn.2026-11.io.userdisk:tester", url.target)
+        with Initiator((url.host, url.port), settings) as initiator:
+            assert initiator.capacity().block_count == 2048
+            os.truncate(tmp_path / "grown", 3 << 20)
+            os.truncate(tmp_path / "odd", (1 << 20) + 1)
+            assert server.process.stdout is not None
+            server.process.send_signal(signal.SIGHUP)
+            assert server.process.stdout.readline() == "grown: 1 MiB, now 3 MiB\n"
+            initiator.run(lambda: bool(initiator.session.events))
+            assert initiator.capacity().block_count == 6144
+            os.truncate(tmp_path / "odd", 1 << 20)
+            server.process.send_signal(signal.SIGHUP)
+            assert server.process.stdout.readline() == "no disk has another size\n"
+        status, _, err = server.stop()
+    assert status == 0
+    (line,) = err.splitlines()
+    assert line.startswith("odd: cannot take another size: ")
+    assert "1048577 bytes, is not a multiple" in line

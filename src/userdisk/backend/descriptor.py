@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from userdisk import errors
 from userdisk.backend import holes
 from userdisk.errors import MediumError, NotReady, UsageError, WriteError, WriteProtected
-from userdisk.unit import Buffer, Extent, Extents, Inline, StorageUnit
+from userdisk.unit import Buffer, Extent, Extents, Inline, Parameters, StorageUnit
 
 try:
     import fcntl
@@ -43,6 +43,8 @@ class DescriptorUnit(StorageUnit):
     inline = Inline.READ | Inline.WRITE
     concurrent = True
     workers = 4
+
+    _size: int  # in bytes
 
     def __init__(
         self,
@@ -90,6 +92,23 @@ class DescriptorUnit(StorageUnit):
         self._descriptor = self._open_descriptor()
         self._closer = weakref.finalize(self, os.close, self._descriptor)
         self._lost = None
+
+    def measure(self) -> None:
+        """See `StorageUnit.measure`. Raises `UsageError` for a size that no disk can have."""
+        if self._descriptor < 0:
+            return
+        size = os.lseek(self._descriptor, 0, os.SEEK_END)
+        if size % self.block_length:
+            raise UsageError(
+                f"{self.path}: its size, {size} bytes, is not a multiple of"
+                f" the block length, {self.block_length}"
+            )
+        self.resized(size // self.block_length)
+
+    def take_size(self, parameters: Parameters) -> None:
+        """See `StorageUnit.take_size`."""
+        super().take_size(parameters)
+        self._size = parameters.size
 
     def close(self) -> None:
         """Close the descriptor, which unlocks."""

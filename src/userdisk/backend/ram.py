@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 from userdisk.backend import holes
 from userdisk.errors import UsageError
-from userdisk.unit import Buffer, Extent, Extents, Inline, StorageUnit
+from userdisk.unit import Buffer, Extent, Extents, Inline, Parameters, StorageUnit
 
 _SHIFT = 16  # bytes that one byte of the map stands for, as a power of two
 _CHUNK = 1 << _SHIFT
@@ -75,7 +75,7 @@ class RamUnit(StorageUnit):
             max_transfer_length=_TRANSFER,
         )
         self._zeros = memoryview(bytes(_TRANSFER))
-        self._memory = memoryview(b"")
+        self._mapping = self._memory = memoryview(b"")  # all that is mapped, and the disk
         self._descriptor: int | None = None
         self.open()
 
@@ -88,18 +88,54 @@ class RamUnit(StorageUnit):
             if hasattr(os, "memfd_create"):
                 self._descriptor = os.memfd_create("userdisk", os.MFD_CLOEXEC)
                 self._closer = weakref.finalize(self, os.close, self._descriptor)
-                os.ftruncate(self._descriptor, size)
-                self._memory = memoryview(mmap.mmap(self._descriptor, size))
-            else:
-                self._memory = memoryview(mmap.mmap(-1, size))
+            self._mapping = self._memory = self._map(size)
             self._written = _private_memory((size + _CHUNK - 1) >> _SHIFT)
         except (OSError, OverflowError, MemoryError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise UsageError(f"ram: cannot map {size} bytes of memory: {reason}") from None
+            raise _cannot_map(size, error) from None
+
+    def _map(self, size: int) -> memoryview:
+        if self._descriptor is None:
+            return memoryview(mmap.mmap(-1, size))
+        os.ftruncate(self._descriptor, size)
+        return memoryview(mmap.mmap(self._descriptor, size))
+
+    def take_size(self, parameters: Parameters) -> None:
+        """Blocks past a new end are gone, and their memory; those that are new read as zeros.
+
+        Raises `UsageError` when the machine cannot map so much.
+        """
+        old, size = len(self._memory), parameters.size
+        if self._memory:
+            try:
+                self._change_size(old, size)
+            except (OSError, OverflowError, MemoryError, ValueError) as error:
+                raise _cannot_map(size, error) from None
+        super().take_size(parameters)
+
+    def _change_size(self, old: int, size: int) -> None:
+        """The memory file is never cut: what `read` returned may still show its end."""
+        written = _private_memory((size + _CHUNK - 1) >> _SHIFT)
+        if size > len(self._mapping):
+            mapping = self._map(size)
+            if self._descriptor is None:
+                self._copy(mapping)
+            self._mapping = mapping
+        elif size < old:
+            self._forget(size, old)
+        known = min(len(written), len(self._written))
+        written[:known] = self._written[:known]
+        self._memory, self._written = self._mapping[:size], written
+
+    def _copy(self, mapping: memoryview) -> None:
+        """Into another mapping, without touching what was never written."""
+        for number, touched in enumerate(self._written):
+            if touched:
+                part = slice(number << _SHIFT, min((number + 1) << _SHIFT, len(self._memory)))
+                mapping[part] = self._memory[part]
 
     def close(self) -> None:
         """Give the memory back (once the last view that `read` returned is gone)."""
-        self._memory = memoryview(b"")
+        self._mapping = self._memory = memoryview(b"")
         if self._descriptor is not None:
             self._closer()
             self._descriptor = None
@@ -177,6 +213,11 @@ class RamUnit(StorageUnit):
         for at in range(start, end, _TRANSFER):
             length = min(_TRANSFER, end - at)
             self._memory[at : at + length] = self._zeros[:length]
+
+
+def _cannot_map(size: int, error: Exception) -> UsageError:
+    reason = error.strerror if isinstance(error, OSError) else error
+    return UsageError(f"ram: cannot map {size} bytes of memory: {reason}")
 
 
 def _private_memory(length: int) -> mmap.mmap:

@@ -7,6 +7,10 @@ thread of its own and ends with a byte there too, so that signals are heard whil
 
     starting --signal--> KeyboardInterrupt, so that what is open is closed
     serving --signal--> stopping --signal--> stopping, told what it waits for --signal--> given up
+    serving --SIGHUP--> serving, and sizes are read again
+
+SIGHUP also comes when the terminal is closed: then there is none any more where there was one at
+the start, and it is a signal like the others.
 """
 
 from __future__ import annotations
@@ -41,6 +45,7 @@ class Signals:
         self._serving = False
         self._before: dict[int, Any] = {}
         self._before_wakeup = -1
+        self._had_terminal = _has_terminal()
         self._error: BaseException | None = None
 
     def __enter__(self) -> Signals:
@@ -67,17 +72,32 @@ class Signals:
         """From now on signals do not interrupt, but are kept for `wait_and_stop`."""
         self._serving = True
 
-    def wait_and_stop(self, stop: Callable[[], None], waits_for: Callable[[], str]) -> None:
+    def wait_and_stop(
+        self,
+        stop: Callable[[], None],
+        waits_for: Callable[[], str],
+        hangup: Callable[[], None] | None = None,
+    ) -> None:
         """Wait for a signal, then run `stop` and wait for that. Blocks.
 
         Args:
             stop: ends the service; runs on another thread.
             waits_for: what `stop` waits for now, in words; called on this thread.
+            hangup: what SIGHUP asks for while the terminal is there; runs on another thread, once
+                for each signal. None: SIGHUP stops.
 
         Raises what `stop` raised. A third signal ends the process with status 1.
         """
         self._serving = True
-        self._next()
+        one_at_a_time = threading.Lock()
+
+        def run_hangup() -> None:
+            assert hangup is not None
+            with one_at_a_time:
+                hangup()
+
+        while self._is_hangup(self._next()) and hangup is not None:
+            threading.Thread(target=run_hangup, name="hangup", daemon=True).start()
         click.echo("stopping: flushing and closing")
         began = time.monotonic()
 
@@ -91,7 +111,9 @@ class Signals:
 
         threading.Thread(target=run, name="stop", daemon=True).start()
         told = False
-        while self._next() != _ENDED:
+        while (number := self._next()) != _ENDED:
+            if hangup is not None and self._is_hangup(number):
+                continue
             waited = f"waiting for {waits_for()}, {time.monotonic() - began:.0f} s up to now"
             if told:
                 click.echo(f"given up while {waited}; what was not flushed is lost", err=True)
@@ -102,8 +124,22 @@ class Signals:
         if self._error is not None:
             raise self._error
 
+    def _is_hangup(self, number: int) -> bool:
+        """Whether it is a SIGHUP that somebody sent, not that of a closed terminal."""
+        closed = self._had_terminal and not _has_terminal()
+        return number == getattr(signal, "SIGHUP", _ENDED) and not closed
+
     def _next(self) -> int:
         while True:
             (number,) = self._reader.recv(1)
             if number == _ENDED or number in self._before:
                 return number
+
+
+def _has_terminal() -> bool:
+    """Whether this process has a controlling terminal."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | getattr(os, "O_NOCTTY", 0)))
+    except OSError:
+        return False
+    return True

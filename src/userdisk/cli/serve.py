@@ -30,12 +30,15 @@ from userdisk.cli.names import (
 from userdisk.cli.running import Signals
 from userdisk.cli.secrets import find_credentials
 from userdisk.cli.units import SERVED_UNIT_OPTIONS, UNIT_HELP, UnitOptions, unit_name
+from userdisk.errors import StorageError, UserdiskError
 
 if TYPE_CHECKING:
     from userdisk.iscsi.chap import Credentials
     from userdisk.iscsi.environment import Tally
     from userdisk.target.logical_unit import LogicalUnit
     from userdisk.target.target import Target
+
+log = logging.getLogger("userdisk")
 
 _HELP = f"""Offer units to initiators over iSCSI until Ctrl-C.
 
@@ -44,6 +47,8 @@ _HELP = f"""Offer units to initiators over iSCSI until Ctrl-C.
 CHAP secrets come from --chap-file or from USERDISK_CHAP_USER and USERDISK_CHAP_SECRET
 (USERDISK_CHAP_MUTUAL_USER and USERDISK_CHAP_MUTUAL_SECRET for mutual CHAP), never from the
 command line.
+
+SIGHUP has the sizes of images and devices read again: initiators are told of a disk that has grown.
 """
 
 _OPTIONS: Sequence[click.Parameter] = (
@@ -129,7 +134,7 @@ def serve(
         _print_start(targets, bound, advertise, credentials)
         status = 0
         try:
-            signals.wait_and_stop(server.stop, lambda: server.waits_for)
+            signals.wait_and_stop(server.stop, lambda: server.waits_for, lambda: _measure(lus))
         except Exception:  # the server has logged which unit could not be flushed or closed
             status = 1
     _print_summary(server.counters(), lus, time.monotonic() - began)
@@ -167,6 +172,26 @@ def _print_start(
             err=True,
         )
     click.echo("serving; Ctrl-C stops")
+
+
+def _measure(lus: Sequence[LogicalUnit]) -> None:
+    """Read the sizes of the disks again, and say what has changed."""
+    changed = False
+    for lu in lus:
+        name, before = lu.gate.name, lu.parameters.size
+        try:
+            lu.gate.unit.measure()
+        except (UserdiskError, StorageError, OSError) as error:
+            click.echo(f"{name}: cannot take another size: {error}", err=True)
+            continue
+        except Exception:
+            log.exception("unit %s: measure failed", name)
+            continue
+        if lu.parameters.size != before:
+            changed = True
+            click.echo(f"{name}: {size_text(before)}, now {size_text(lu.parameters.size)}")
+    if not changed:
+        click.echo("no disk has another size")
 
 
 def _reachable(host: str, port: int, advertise: str | None) -> tuple[str, int]:
