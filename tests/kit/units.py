@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from userdisk.unit import Buffer, Extents, Inline, StorageUnit
+from userdisk.unit import Buffer, Extents, Inline, StorageUnit, Usage
 
 #: Called before an operation with its name, lba and blocks; may raise or block.
 Fault = Callable[[str, int, int], None]
@@ -100,6 +100,26 @@ class LiveRamUnit(InlineRamUnit):
         self._begin("read", lba, blocks, fua)
         length = self.block_length
         return memoryview(self.memory)[lba * length : (lba + blocks) * length].toreadonly()
+
+
+class AbleRamUnit(InlineRamUnit):
+    """Offers whatever a unit can offer."""
+
+    atomic_blocks = 8
+    removable = True
+
+    def erase(self) -> None:
+        self._begin("erase")
+        self.memory[:] = bytes(len(self.memory))
+
+    def crypto_erase(self) -> None:
+        self._begin("crypto_erase")
+        self.memory[:] = bytes(len(self.memory))
+
+    def usage(self) -> Usage:
+        self._begin("usage")
+        blocks = len(self.memory) // self.block_length
+        return Usage(blocks // 2, blocks - blocks // 2)
 
 
 class ThickRamUnit(StorageUnit):

@@ -16,7 +16,7 @@ GUID = uuid.UUID("12345678-9abc-def0-1122-334455667788")
 
 def test_standard_inquiry() -> None:
     expected = (
-        "00 00 06 12 5b 00 00 02"
+        "00 00 06 12 5b 08 00 02"
         + b"userdisk".hex()
         + b"my disk         ".hex()
         + b"1.0 ".hex()

@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from tests.kit.engine import EnginePort, Result, ready_nexus, target_of
-from tests.kit.units import InlineRamUnit, ThickRamUnit
+from tests.kit.units import AbleRamUnit, InlineRamUnit, ThickRamUnit
 from userdisk.scsi import sense
 from userdisk.target import operations, task_management
 from userdisk.target.nexus import Nexus
@@ -21,23 +21,10 @@ NOT_SUPPORTED = bytes.fromhex("00010000")
 WITH_ACTIONS = {row.opcode for row in ROWS if row.service_action is not None}
 
 
-class Erasable(InlineRamUnit):
-    """Has what few units have."""
-
-    atomic_blocks = 8
-    removable = True
-
-    def erase(self) -> None:
-        raise NotImplementedError
-
-    def crypto_erase(self) -> None:
-        raise NotImplementedError
-
-
 UNITS: dict[str, StorageUnit] = {
     "thin": InlineRamUnit(),
     "thick": ThickRamUnit(),
-    "everything": Erasable(),
+    "everything": AbleRamUnit(),
     "protected": InlineRamUnit(write_protected=True),
 }
 NEXUSES = {name: ready_nexus(target_of(unit)) for name, unit in UNITS.items()}
