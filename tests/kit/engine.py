@@ -143,6 +143,6 @@ def ready_nexus(target: Target, initiator: str = INITIATOR) -> Nexus:
     """A nexus that has been told what it had to be told."""
     nexus = target.attach(initiator)
     for path in nexus.paths.values():
-        while not path.ready:
+        while path.attentions:
             path.lu.take_attention(path)
     return nexus

@@ -82,7 +82,7 @@ class ModeParameters(Aspect):
             yield Operation(Kind.FLUSH)
         if save:
             try:
-                lu.saved.save(_SAVED_AS, new)
+                lu.saved.save(_SAVED_AS, {name: values for name, values in new.items() if values})
             except UserdiskError as error:
                 raise HardwareError(str(error)) from None
             self.saved = new
@@ -122,7 +122,7 @@ class ModeParameters(Aspect):
         flush = _restrict(self.current, self.saved)
         self._take(self.saved)
         if flush and not self._lu.parameters.write_protected:
-            self._lu.gate.submit(Operation(Kind.FLUSH), lambda flushed: None)
+            self._lu.gate.call(Operation(Kind.FLUSH), wait=False)
 
 
 def _merged(values: Values, wanted: Values) -> Values:
