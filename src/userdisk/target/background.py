@@ -8,6 +8,7 @@ takes to start it again.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
@@ -33,17 +34,18 @@ class Background:
         self._gate = gate
         self._lock = lock
         self._steps: Sequel | None = None
+        self._next: deque[Sequel] = deque()
         self._stopping = False
         self._waiting: list[Callable[[], None]] = []
 
     def start(self, steps: Sequel) -> None:
-        """Begin, unless it was stopped: then never. Nothing may be under way. Does not block.
+        """Begin, after what was started before; never, when it was stopped. Does not block.
 
         What the steps raise ends them; it is logged, for they should have caught it.
         """
         with self._lock:
-            assert self._steps is None
-            if self._stopping:
+            if self._steps is not None:
+                self._next.append(steps)
                 return
             self._steps = steps
         self._advance(None, None)
@@ -80,8 +82,12 @@ class Background:
         except Exception as bug:
             self._gate.failed(bug, Kind.EXCLUSIVE)
         with self._lock:
-            self._steps = None
-            waiting, self._waiting = self._waiting, []
+            self._steps = self._next.popleft() if self._next else None
+            waiting: list[Callable[[], None]] = []
+            if self._steps is None:
+                waiting, self._waiting = self._waiting, []
+        if self._steps is not None:
+            self._advance(None, None)
         for done in waiting:
             done()
 
