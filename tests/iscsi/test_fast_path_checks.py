@@ -153,6 +153,19 @@ def test_negotiated_limits(operation: int, settings: dict[str, Any]) -> None:
     assert outputs[0] == outputs[1]
 
 
+@pytest.mark.parametrize(
+    ("settings", "blocks"), [({"immediate_data": False}, 1), ({"first_burst_length": 1024}, 3)]
+)
+@pytest.mark.parametrize("operation", [WRITE_10, WRITE_16])
+def test_immediate_data_that_is_not_allowed(
+    operation: int, settings: dict[str, Any], blocks: int
+) -> None:
+    twins = Twins(**settings)
+    assert twins.feed(twins.pdu(operation, blocks=blocks)) == 0
+    assert not twins.units[0][0].calls["write"]
+    twins.close()
+
+
 @pytest.mark.parametrize("operation", [READ_10, WRITE_10])
 def test_the_units_largest_transfer(operation: int) -> None:
     outputs = []
