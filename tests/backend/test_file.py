@@ -292,3 +292,34 @@ def test_read_only_refuses_to_write(image: Path) -> None:
 def test_not_on_systems_without_pread(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(descriptor, "fcntl", None)
     refused("POSIX", image, size=_MIB)
+
+
+# -- usage -------------------------------------------------------------------------------------
+
+
+def test_usage_is_what_the_image_occupies_and_what_the_file_system_has(image: Path) -> None:
+    unit = FileUnit(image, size=64 * _MIB, block_length=4096, soft_threshold=80)
+    try:
+        empty = unit.usage()
+        system = os.statvfs(image)
+        assert abs(empty.available - system.f_bavail * system.f_frsize // 4096) < 1 << 20
+        assert empty.used < 16
+        unit.write(0, memoryview(b"x" * (4 * _MIB)), True)
+        full = unit.usage()
+        assert 1024 <= full.used <= 1024 + 64
+        assert full.used == -(-os.stat(image).st_blocks * 512 // 4096)
+        unit.unmap([(0, 1024)])
+        unit.flush()
+        assert unit.usage().used < 64
+    finally:
+        unit.close()
+    with pytest.raises(NotReady):
+        unit.usage()
+
+
+def test_a_threshold_of_an_image(image: Path) -> None:
+    unit = FileUnit(image, size=_MIB, soft_threshold=70)
+    unit.close()
+    assert unit.parameters.soft_threshold == 70
+    with pytest.raises(UsageError, match="soft_threshold"):
+        FileUnit(image, soft_threshold=70, unmap_supported=False)

@@ -90,6 +90,19 @@ def test_removable_and_thick_reach_the_initiator() -> None:
                 assert capacity[14] >> 7 == provisioned  # LBPME
 
 
+def test_a_soft_threshold_reaches_the_initiator(tmp_path: Path) -> None:
+    image = str(tmp_path / "disk.img")
+    with serving(image, "--size", "64M", "--soft-threshold", "75") as server:
+        url = parse_url(server.urls[0])
+        settings = Settings("iqn.2026-11.io.userdisk:test", url.target)
+        with Initiator((url.host, url.port), settings, lun=url.lun) as initiator:
+            page = initiator.execute(b"\x1a\x08\x1c\x02\xff\0", read_length=255)[4:]
+            provisioning = initiator.execute(b"\x12\x01\xb2\0\xff\0", read_length=255)
+    count, exponent = int.from_bytes(page[20:24], "big"), provisioning[4]
+    assert page[16] & 0x80
+    assert count << exponent == (64 << 20) // 512 // 4
+
+
 def test_a_target_for_each_unit(tmp_path: Path) -> None:
     with serving("--each", "ram:1M", "ram:2M") as server:
         names = [parse_url(url).target for url in server.urls]

@@ -9,7 +9,7 @@ import pytest
 
 from tests.kit.engine import EnginePort, ready_nexus, target_of
 from tests.kit.requires import requires
-from tests.kit.units import InlineRamUnit
+from tests.kit.units import AbleRamUnit
 from userdisk.scsi import sense
 
 pytestmark = requires("sg_inq", "sg_vpd", "sg_decode_sense")
@@ -18,7 +18,7 @@ GUID = "12345678-9abc-def0-1122-334455667788"
 
 
 def page(tmp_path: Path, cdb: str) -> Path:
-    target = target_of(InlineRamUnit(guid=GUID, physical_block_length=4096))
+    target = target_of(AbleRamUnit(guid=GUID, physical_block_length=4096, soft_threshold=75))
     result = EnginePort().execute(ready_nexus(target), bytes.fromhex(cdb))
     assert result.status == 0
     path = tmp_path / "page.hex"
@@ -31,6 +31,21 @@ def run(*command: str) -> str:
 
 
 EXPECTED = {
+    "00": [
+        "Supported VPD pages",
+        "Unit serial number",
+        "Device identification",
+        "Extended inquiry data",
+        "Block limits",
+        "Block device characteristics",
+        "Logical block provisioning",
+    ],
+    "86": [
+        "SPT=0 GRD_CHK=0 APP_CHK=0 REF_CHK=0",
+        "UASK_SUP=0 GROUP_SUP=0 PRIOR_SUP=0 HEADSUP=1 ORDSUP=1 SIMPSUP=1",
+        "NV_SUP=0 V_SUP=1",
+        "LUICLR=1",
+    ],
     "80": ["Unit serial number: 12345678-9abc-def0-1122-334455667788"],
     "83": [
         "0x3316653ccfdaa978",
@@ -49,13 +64,38 @@ EXPECTED = {
         "Optimal unmap granularity: 8 blocks",
         "Unmap granularity alignment valid: true",
     ],
-    "b1": ["Non-rotating medium"],
+    "b1": ["Non-rotating medium", "WABEREQ=1", "WACEREQ=1"],
     "b2": [
         "Unmap command supported (LBPU): 1",
+        "Threshold exponent: 3",
         "Logical block provisioning read zeros (LBPRZ): 1",
         "Provisioning type: 2",
     ],
 }
+
+#: Log page and subpage -> what sg_logs makes of it.
+LOGS = {
+    "4000": ["Supported log pages", "0x0c", "0x2f"],
+    "40ff": ["Supported log pages and subpages", "0x00,0xff", "0x2f"],
+    "4200": ["Write error counter page", "Total bytes processed = 0", "Total uncorrected errors"],
+    "4300": ["Read error counter page", "Total bytes processed = 0", "Total uncorrected errors"],
+    "4c00": [
+        "Logical block provisioning page",
+        "Available LBA mapping threshold resource count: 128",
+        "Used LBA mapping threshold resource count: 128",
+        "Scope: not dedicated to lu",
+    ],
+    "4d00": ["Current temperature = <not available>"],
+    "4e00": ["Start-stop cycle counter page", "Accumulated start-stop cycles = 0"],
+    "6f00": ["Informational Exceptions page", "IE asc = 0x0, ascq = 0x0"],
+}
+
+
+@pytest.mark.parametrize("code", LOGS)
+def test_log_pages(tmp_path: Path, code: str) -> None:
+    text = run("sg_logs", f"--in={page(tmp_path, f'4d00{code}000000ffff00')}")
+    for line in LOGS[code]:
+        assert line in text
 
 
 @pytest.mark.parametrize("code", EXPECTED)
@@ -67,7 +107,7 @@ def test_vital_product_data(tmp_path: Path, code: str) -> None:
 
 def test_standard_inquiry(tmp_path: Path) -> None:
     text = run("sg_inq", f"--inhex={page(tmp_path, '12000000ff')}")
-    for line in ("PQual=0  PDT=0  RMB=0", "[SPC-4]", "CmdQue=1", "length=96", "userdisk"):
+    for line in ("PQual=0  PDT=0  RMB=1", "[SPC-4]", "CmdQue=1", "length=96", "userdisk"):
         assert line in text
 
 
