@@ -86,12 +86,13 @@ def test_shrinking(kind: str) -> None:
         initiator.write(SMALL, bytes(512))
         unit.resized(SMALL)
         assert run(initiator, READY) == (6, 0x2A, 0x09)
-        for cdb, more in [
+        commands: list[tuple[bytes, dict[str, Any]]] = [
             (read_10(SMALL), {"read_length": 512}),
             (read_10(SMALL - 1, 2), {"read_length": 1024}),
             (write_10(SMALL), {"data_out": bytes(512)}),
             (write_10(LARGE - 1), {"data_out": bytes(512)}),
-        ]:
+        ]
+        for cdb, more in commands:
             assert run(initiator, cdb, **more) == (5, 0x21, 0)
         assert initiator.capacity().block_count == SMALL
         initiator.write(SMALL - 1, b"last" * 128)

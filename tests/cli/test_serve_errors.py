@@ -98,6 +98,9 @@ def folder(tmp_path: Path) -> Path:
         # addresses and names
         (["ram:1M", "--listen", "::1"], ["--listen", "[::1]:3260"]),
         (["ram:1M", "--listen", "127.0.0.1:70000"], ["--listen", "65535"]),
+        (["ram:1M", "--listen", "1.2.3.4:3260,0"], ["--listen 1.2.3.4:3260,0", "from 1 to 65535"]),
+        (["ram:1M", "--listen", "1.2.3.4:3260,70000"], ["--listen", "from 1 to 65535"]),
+        (["ram:1M", "--listen", "1.2.3.4:3260,x"], ["--listen", "ADDRESS[:PORT][,TAG]"]),
         (["ram:1M", "--listen", "192.0.2.1:3260"], ["192.0.2.1:3260"]),
         (["ram:1M", "--listen", "no-such-host.invalid"], ["no-such-host.invalid"]),
         (["ram:1M", "--listen", "a..b"], ["a..b"]),

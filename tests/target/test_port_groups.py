@@ -9,7 +9,7 @@ import pytest
 
 from tests.kit.engine import INITIATOR, EnginePort, Result, target_of
 from tests.kit.units import InlineRamUnit
-from userdisk.scsi import inquiry
+from userdisk.scsi import fields, inquiry
 from userdisk.scsi.port_groups import AccessState, Cause
 from userdisk.scsi.sense import Asc, Pointer, Sense
 from userdisk.target import operations
@@ -121,7 +121,7 @@ def test_inquiry_tells_of_several() -> None:
 
 def standard(nexus: Nexus) -> dict[str, object]:
     data = run(nexus, bytes.fromhex("12 00 00 00 60 00")).data
-    return dict(inquiry.fields.decode(data, inquiry.STANDARD))
+    return dict(fields.decode(data, inquiry.STANDARD))
 
 
 def test_each_port_has_its_own_designators() -> None:
