@@ -47,6 +47,8 @@ def _write_same(
     if zeros and unmap and lu.gate.unit.unmap_zeroes:
         offload = is_long(lu, blocks)
         yield Operation(Kind.UNMAP, extents=[(lba, blocks)], offload=offload)
+        if lu.gate.write_through:  # unmap has no FUA
+            yield Operation(Kind.FLUSH)
     elif zeros:
         yield from _zero(lu, lba, blocks)
     else:
