@@ -12,8 +12,8 @@ from __future__ import annotations
 import ast
 import random
 import sys
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -21,6 +21,7 @@ import userdisk.target
 from tests.kit.engine import EnginePort, Result, flatten
 from userdisk import errors
 from userdisk.gate import Gate
+from userdisk.operation import Operation
 from userdisk.scsi.sense import Sense, SenseKey
 from userdisk.target import operations
 from userdisk.target.command import Completion
@@ -162,6 +163,15 @@ class _Unit(LogicalUnit):
         return super().check_condition(why, wanted)
 
 
+class _Gate(Gate):
+    """Runs what the engine does in the background when the world says so, on its thread."""
+
+    queue: deque[tuple[Gate, Operation, Callable[[Operation], None]]]
+
+    def submit(self, operation: Operation, done: Callable[[Operation], None]) -> None:
+        self.queue.append((self, operation, done))
+
+
 class World:
     """A target with logical units of every kind, and three nexuses."""
 
@@ -174,10 +184,17 @@ class World:
             Thick(),
             Disk(write_protected=True),
         ]
-        units = [_Unit(Gate(unit)) for unit in self.units]
-        for unit in units:
-            unit.reached = reached
+        #: operations of the background, and whether they stay there for a while
+        self.background: deque[tuple[Gate, Operation, Callable[[Operation], None]]] = deque()
+        self.holding = False
+        units = []
+        for unit in self.units:
+            gate = _Gate(unit)
+            gate.queue = self.background
+            units.append(_Unit(gate))
+            units[-1].reached = reached
         self.target = Target(IQN, units)
+        self.target.define_groups((1, 2))
         self.port = EnginePort()
         self.nexuses = [
             self.target.attach(f"iqn.2026-11.io.userdisk:{name}", isid, port)
@@ -185,11 +202,19 @@ class World:
         ]
         self.manager = self.nexuses[2]
         self.lun = 0
+        self.token = b""  #: the last that a unit gave away
 
     @property
     def unit(self) -> Any:
         """The unit that the next command goes to."""
         return self.units[self.lun]
+
+    def run_background(self) -> None:
+        """Do all that goes on without a command."""
+        while self.background:
+            gate, operation, done = self.background.popleft()
+            gate.perform(operation)
+            done(operation)
 
     def settle(self, nexus: Nexus) -> None:
         """Have the nexus told what it has to be told by every unit."""
@@ -204,8 +229,8 @@ class World:
         before = [unit.changes for unit in self.units]
         row = operations.find(cdb.ljust(16, b"\0"))
         task = self.port.start(nexus, cdb, data, self.target.luns[self.lun])
-        while self.port.waiting:
-            self.port.step()
+        if not task.completions or not self.holding:
+            self.run_background()
         (completion,) = task.completions
         assert completion is not None
         assert not self.port.reports, self.port.reports

@@ -82,6 +82,12 @@ def sanitize_failed(world: World) -> None:
     world.units[0].failing = None
 
 
+def sanitizing(world: World) -> None:
+    """A SANITIZE is under way."""
+    world.holding = True
+    world.command(world.manager, bytes.fromhex("48820000000000000000").ljust(16, b"\0"))
+
+
 STATES: list[Callable[[World], None]] = [
     reserved,
     reserved,
@@ -93,4 +99,5 @@ STATES: list[Callable[[World], None]] = [
     in_standby,
     failing,
     sanitize_failed,
+    sanitizing,
 ]

@@ -291,7 +291,7 @@ def _extended_copy(world: World, row: Row, nexus: Nexus) -> _Made:
         )
     targets = designator(world, a) + designator(world, b)
     head = struct.pack(
-        ">BBH4xII", rng.randrange(256), rng.choice((0, 0x18)), len(targets), len(segments), 0
+        ">BBH4xII", rng.randrange(4), rng.choice((0, 0x18)), len(targets), len(segments), 0
     )
     data = head + targets + segments
     if rng.random() < 0.05:
@@ -300,8 +300,17 @@ def _extended_copy(world: World, row: Row, nexus: Nexus) -> _Made:
 
 
 def _copy_results(world: World, row: Row, nexus: Nexus) -> _Made:
-    cdb = struct.pack(">BBB7xIxx", 0x84, row.service_action, world.random.randrange(256), 4096)
-    return cdb, b""
+    """Results of a copy; half of the time there has just been one."""
+    rng = world.random
+    if rng.random() < 0.5:
+        made = _extended_copy if row.service_action in (0, 4) else _populate_token
+        cdb, data = made(world, row, nexus)
+        world.command(nexus, cdb.ljust(16, b"\0"), data)
+    number = rng.randrange(4)
+    head = struct.pack(">BBB7x", 0x84, row.service_action, number)
+    if row.service_action in (5, 7):
+        head = struct.pack(">BBI4x", 0x84, row.service_action, number)
+    return head + struct.pack(">I2x", rng.choice((0, 4, 4096, 4096))), b""
 
 
 def _populate_token(world: World, row: Row, nexus: Nexus) -> _Made:
@@ -311,7 +320,7 @@ def _populate_token(world: World, row: Row, nexus: Nexus) -> _Made:
         for lba, blocks in (_place(world, 8) for _ in range(rng.randrange(1, 3)))
     )
     data = struct.pack(">HBxIIxxH", 14 + len(ranges), 0, 60, 0, len(ranges)) + ranges
-    cdb = struct.pack(">BB4xII2x", 0x83, 0x10, rng.randrange(8), len(data))
+    cdb = struct.pack(">BB4xII2x", 0x83, 0x10, rng.randrange(4), len(data))
     return cdb, data
 
 
@@ -319,21 +328,21 @@ def _write_using_token(world: World, row: Row, nexus: Nexus) -> _Made:
     rng = world.random
     ranges = struct.pack(">QI4x", *_place(world, 8))
     token = (b"\xff\xff\x00\x01\x00\x00\x01\xf8").ljust(512, b"\0")  # zeros
-    known = getattr(world, "token", b"")
-    if known and rng.random() < 0.6:
-        token = known
-    data = struct.pack(">HBxQ", 532 + len(ranges), 0, 0) + token
+    if world.token and rng.random() < 0.6:
+        token = world.token
+    data = struct.pack(">HB5xQ", 534 + len(ranges), 0, 0) + token
     data += struct.pack(">6xH", len(ranges)) + ranges
-    cdb = struct.pack(">BB4xII2x", 0x83, 0x11, rng.randrange(8), len(data))
+    cdb = struct.pack(">BB4xII2x", 0x83, 0x11, rng.randrange(4), len(data))
     return cdb, data
 
 
 def _token_information(world: World, row: Row, nexus: Nexus) -> _Made:
-    cdb = struct.pack(">BB4xII2x", 0x84, 0x07, world.random.randrange(8), 4096)
+    """What became of a token copy; the token is kept to be written later."""
+    cdb, _ = _copy_results(world, row, nexus)
+    cdb = cdb[:10] + struct.pack(">I2x", 4096)
     result = world.command(nexus, cdb.ljust(16, b"\0"))
-    at = result.data.find(b"\x01\xf8")  # the length field of a ROD token
-    if result.status == 0 and at >= 6 and len(result.data) >= at - 6 + 512:
-        world.token = result.data[at - 6 : at - 6 + 512]  # type: ignore[attr-defined]
+    if result.status == 0 and len(result.data) >= 512:
+        world.token = result.data[-512:]
     return cdb, b""
 
 

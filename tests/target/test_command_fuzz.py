@@ -23,7 +23,7 @@ SEED = random.SystemRandom().randrange(1 << 30) if "FUZZ_RANDOM" in os.environ e
 STATES: dict[Flags, str] = {
     Flags.DESPITE_ATTENTION: "6/29/00",
     Flags.WITHOUT_MEDIUM: "2/3A/00",
-    Flags.WHILE_SANITIZING: "3/31/03",
+    Flags.WHILE_SANITIZING: "2/04/1B",
     Flags.IN_STANDBY: "2/04/0B",
     Flags.WHILE_UNAVAILABLE: "2/04/0C",
 }
