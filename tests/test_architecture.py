@@ -19,7 +19,7 @@ TESTS = Path(__file__).parent
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "unit": {"errors"},
-    "operation": {"unit"},
+    "operation": {"errors", "unit"},
     "turns": set(),
     "dispatcher": {"errors", "unit", "operation", "turns"},
     "gate": {"errors", "unit", "operation", "turns", "dispatcher"},
@@ -32,7 +32,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "portal": {"errors", "unit", "operation", "gate", "target", "iscsi", "transport"},
     "usage_watch": {"errors", "operation", "target"},
     "server": {
-        "errors", "unit", "gate", "target", "iscsi", "transport", "portal", "usage_watch",
+        "errors",
+        "unit",
+        "gate",
+        "scsi",
+        "target",
+        "iscsi",
+        "transport",
+        "portal",
+        "usage_watch",
     },  # fmt: skip
     "initiator_client": {"errors", "unit", "scsi", "iscsi", "transport"},
     "attach": {"errors", "unit", "operation", "gate", "identity", "backend"},
