@@ -38,6 +38,7 @@ class Completion(NamedTuple):
 GOOD = Completion()
 
 CHECK_CONDITION = 0x02
+BUSY = Completion(0x08)  #: try again later
 CONFLICT = Completion(0x18)  #: RESERVATION CONFLICT
 
 

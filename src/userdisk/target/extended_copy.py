@@ -294,7 +294,8 @@ def _copy(
     source_length, destination_length = source.lu.block_length, destination.lu.block_length
     size = copying.step(destination, source)
     before = progress.transferred
-    backward = source.lu.gate is destination.lu.gate and source_lba < destination_lba
+    within = 0 < destination_lba - source_lba < length // source_length
+    backward = within and source.lu.gate is destination.lu.gate
     offsets = range(0, length, size)
     written = 0
     for offset in reversed(offsets) if backward else offsets:

@@ -127,6 +127,7 @@ class Medium(Aspect):
                 if not force:
                     self._check_free()  # or somebody has locked it meanwhile
                 self.loaded = False
+            self._lu.rods.cancel_all()
             self._lu.gate.bar(self, NoMedium)
             self._lu.refresh()
 
