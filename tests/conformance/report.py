@@ -31,10 +31,8 @@ _HEAD = """# Conformance
 `iscsi-test-cu`: {total} tests in version {version}. userdisk is run against all of them, as {disks}
 different disks, each test in a process of its own:
 
-```sh
-make conformance                      # all: some minutes
-make conformance CONFORMANCE='1 2'    # only these
-```
+    make conformance                      # all: some minutes
+    make conformance CONFORMANCE='1 2'    # only these
 
 It fails on any failure and on any skip that is not listed below with its reason, and on anything
 listed that no longer happens. A test that leaves out a part of itself counts as skipped, and so

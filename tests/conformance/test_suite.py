@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -104,3 +105,9 @@ def test_the_document_is_current() -> None:
     assert set(measured) == {configuration.name for configuration in CONFIGURATIONS}
     text = report.render(suite.list_tests(), version, measured, tgt_version)
     assert report.DOCUMENT.read_text() == text
+    passed = re.search(r"disks: (\d+) of (\d+) with userdisk, (\d+) with tgt", text)
+    assert passed is not None
+    never, total, theirs = map(int, passed.groups())
+    readme = " ".join((report.DOCUMENT.parents[1] / "README.md").read_text().split())
+    assert f"passes {total - never} of its {total} tests on one of {len(CONFIGURATIONS)}" in readme
+    assert f"tgt {total - theirs};" in readme

@@ -72,6 +72,11 @@ class ServeProcess:
             self._process.wait()
             self._process = None
 
+    def signal(self, number: int) -> None:
+        """Send a signal that does not end the server."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
     def stop(self) -> int:
         """SIGTERM; the exit code. A server that does not end in 30 s is killed: -9."""
         assert self._process is not None
