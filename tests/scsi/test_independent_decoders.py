@@ -120,3 +120,19 @@ def test_sense() -> None:
         text = run("sg_decode_sense", *bad.encode(descriptor=descriptor).hex(" ").split())
         assert "Unrecovered read error" in text
         assert "0x1234" in text or "0000000000001234" in text.replace(" ", "")
+
+
+@pytest.mark.parametrize("descriptor", [False, True])
+def test_sense_key_specific_data(descriptor: bool) -> None:
+    def decoded(value: sense.Sense) -> str:
+        data = value.encode(descriptor=descriptor).hex(" ")
+        return run("sg_decode_sense", *data.split())
+
+    text = decoded(sense.software_write_protected())
+    assert "Data Protect" in text and "Logical unit software write protected" in text
+    text = decoded(sense.invalid_field_in_parameter_list(40, 3))
+    assert "Invalid field in parameter list" in text
+    assert "Error in Data parameters: byte 40 bit 3" in text
+    assert ("Descriptor format" in text) is descriptor
+    text = decoded(sense.Sense(2, 0x041B, progress=0x4000))
+    assert "sanitize in progress" in text.lower() and "25.00%" in text
