@@ -103,8 +103,8 @@ class Dispatcher:
     def refuse(self, operations: Sequence[Operation]) -> bool:
         """Fail the operations, which are about to run, if something bars the unit now.
 
-        Else the watch sees them. The caller is in the unit; operations taken together are all of
-        a kind in this.
+        Else they get FUA if the cache is off, and the watch sees them. The caller is in the unit;
+        operations taken together are all of a kind in this.
         """
         first = operations[0]
         for owner, error in self.bars.items():

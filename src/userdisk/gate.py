@@ -136,9 +136,8 @@ class Gate:
         The result of a read may be a view of live memory (`StorageUnit.live_reads`).
         """
         dispatcher = self._dispatcher
-        if (
-            dispatcher.bars or dispatcher.watch or dispatcher.write_through
-        ) and dispatcher.refuse([operation]):
+        special = dispatcher.bars or dispatcher.watch or dispatcher.write_through
+        if special and dispatcher.refuse([operation]):
             return
         try:
             operation.result = operation.call(self.unit)
