@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import struct
+import uuid
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from tests.kit.engine import EnginePort, Result
+from tests.kit.engine import IQN, EnginePort, Result, ready_nexus
+from tests.kit.units import InlineRamUnit
+from userdisk.gate import Gate
 from userdisk.scsi import inquiry
+from userdisk.target.logical_unit import LogicalUnit
 from userdisk.target.nexus import Nexus
-from userdisk.unit import StorageUnit
+from userdisk.target.target import Target
+from userdisk.unit import Buffer, StorageUnit
 
 HOLD, RESERVED, DISCARD, NO_ID = range(4)  # LIST ID USAGE
 IMMED, RTV, DEL_TKN = 1, 2, 2
@@ -115,7 +120,7 @@ class Information(NamedTuple):
     delay: int
     status: int
     units: int
-    count: int
+    transferred: int
     segments: int
     sense: bytes
     token: bytes
@@ -164,3 +169,47 @@ class Host:
         token = self.information(99, unit).token
         assert len(token) == 512
         return token
+
+
+# -- disks and hosts -----------------------------------------------------------------------------
+
+
+class Clock:
+    """A clock that goes when the test says."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def filled(**parameters: Any) -> InlineRamUnit:
+    """A disk whose data is another one's nowhere."""
+    unit = InlineRamUnit(**parameters)
+    pattern = uuid.uuid4().bytes + bytes(range(251))
+    unit.memory[:] = (pattern * (len(unit.memory) // len(pattern) + 1))[: len(unit.memory)]
+    return unit
+
+
+def pair(**second: Any) -> tuple[InlineRamUnit, InlineRamUnit, Host]:
+    """Two such disks of one target, and who copies."""
+    a, b = filled(), filled(**second)
+    return a, b, host_of(a, b)
+
+
+def code(result: Result) -> tuple[int, int]:
+    """Sense key and additional sense code of a CHECK CONDITION."""
+    assert result.status == 2 and result.sense is not None
+    return result.sense.key, result.sense.code
+
+
+def same(one: Buffer, other: Buffer) -> bool:
+    """Whether they are equal; so that nobody prints their differences for minutes."""
+    return one == other
+
+
+def host_of(*units: StorageUnit, clock: Clock | None = None) -> Host:
+    """Who copies between these units of one target."""
+    target = Target(IQN, [LogicalUnit(Gate(unit), clock=clock) for unit in units])
+    return Host(ready_nexus(target))

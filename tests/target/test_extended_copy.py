@@ -16,45 +16,33 @@ from tests.kit.copies import (
     NO_ID,
     RESERVED,
     Host,
+    code,
     copy_list,
     copy_status,
     copy_status_lid4,
     cscd,
     extended_copy,
     failure_details,
+    filled,
     lun,
+    pair,
+    same,
     segment,
 )
-from tests.kit.engine import EnginePort, Result, ready_nexus, target_of
+from tests.kit.engine import EnginePort, ready_nexus, target_of
 from tests.kit.reservations import EA, IGNORE, RESERVE, WE
 from tests.kit.reservations import Host as Reserver
 from tests.kit.units import InlineRamUnit, RamUnit
 from userdisk import errors
 from userdisk.scsi.opcodes import Opcode, ThirdPartyCopyIn, ThirdPartyCopyOut
 from userdisk.scsi.sense import Asc, Pointer
-from userdisk.target import copies, operations
+from userdisk.scsi.third_party_copy import MAX_COPIES
+from userdisk.target import operations
 from userdisk.target.command import Completion
 from userdisk.target.task_management import Function, manage
 
 HERE = 0xFFFF  #: the unit that the command is sent to
 COUNT = 2048
-
-
-def filled(**parameters: object) -> InlineRamUnit:
-    unit = InlineRamUnit(**parameters)
-    pattern = uuid.uuid4().bytes + bytes(range(251))
-    unit.memory[:] = (pattern * (len(unit.memory) // len(pattern) + 1))[: len(unit.memory)]
-    return unit
-
-
-def pair(**second: object) -> tuple[InlineRamUnit, InlineRamUnit, Host]:
-    a, b = filled(), filled(**second)
-    return a, b, Host(ready_nexus(target_of(a, b)))
-
-
-def code(result: Result) -> tuple[int, int]:
-    assert result.status == 2 and result.sense is not None
-    return result.sense.key, result.sense.code
 
 
 def in_list(byte: int) -> Pointer:
@@ -490,7 +478,7 @@ def test_results_are_forgotten(how: str) -> None:
 
 def test_the_oldest_results_make_room() -> None:
     _, _, host = pair()
-    for identifier in range(copies.MAX_COPIES + 1):
+    for identifier in range(MAX_COPIES + 1):
         data = copy_list([], [segment(HERE, HERE, 1, 0, 9)], identifier=identifier)
         assert host.copy(data).status == 0
     assert code(host.run(copy_status(0))) == (5, Asc.INVALID_FIELD_IN_CDB)
@@ -506,7 +494,7 @@ def test_copies_under_way() -> None:
         data = copy_list([], [segment(HERE, HERE, 1, 0, 9)], identifier=identifier)
         slow.port.start(nexus, extended_copy(len(data)), data)
 
-    for identifier in range(copies.MAX_COPIES):
+    for identifier in range(MAX_COPIES):
         start(identifier)
     assert now.run(copy_status(5)).data == bytes.fromhex("00000008 00 0001 00 00000000")
     assert now.run(copy_status_lid4(5)).data[4:12] == bytes.fromhex("00 11 0000 000003e8")
@@ -538,8 +526,7 @@ def test_an_abort_between_two_steps(steps: int) -> None:
     host.port.step()
     assert answers == [0] and task.completions == [None]
     done = (steps + 1) // 2 * (1 << 20)
-    same = b.memory == a.memory[:done] + before[done:]
-    assert same
+    assert same(b.memory, a.memory[:done] + before[done:])
     assert not host.port.waiting
     host.port.deferred = False
     assert host.run(copy_status(4)).data[4] == 2
@@ -605,7 +592,7 @@ def test_operating_parameters_and_page_say_the_same() -> None:
         commands[listed[0]] = list(listed[2 : 2 + listed[1]])
         listed = listed[2 + listed[1] :]
     rows = {
-        opcode: sorted(row.service_action for row in operations.ROWS if row.opcode == opcode)
+        opcode: sorted(row.service_action or 0 for row in operations.ROWS if row.opcode == opcode)
         for opcode in (Opcode.THIRD_PARTY_COPY_OUT, Opcode.THIRD_PARTY_COPY_IN)
     }
     assert commands == rows

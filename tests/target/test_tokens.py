@@ -1,4 +1,4 @@
-"""Copies with tokens: Windows' sequence, every error exit, what ends a token, an oracle."""
+"""Copies with tokens: Windows' sequence, every error exit, aborts, an oracle."""
 
 from __future__ import annotations
 
@@ -17,72 +17,32 @@ from tests.kit.copies import (
     ZERO_TOKEN,
     Host,
     Range,
-    copy_list,
+    code,
     copy_status_lid4,
+    filled,
+    host_of,
     lun,
+    pair,
     populate_list,
     populate_token,
-    segment,
+    same,
     token_information,
     write_list,
     write_using_token,
 )
-from tests.kit.engine import IQN, EnginePort, Result, ready_nexus, target_of
-from tests.kit.units import AsyncRamUnit, ConcurrentRamUnit, InlineRamUnit, RamUnit
+from tests.kit.engine import IQN, ready_nexus
+from tests.kit.units import InlineRamUnit, RamUnit
 from userdisk import errors
-from userdisk.gate import Gate
-from userdisk.operation import Exclusive, Kind, Operation
 from userdisk.scsi.sense import Asc, Pointer
-from userdisk.target import rods
-from userdisk.target.logical_unit import LogicalUnit
-from userdisk.target.target import Target
 from userdisk.target.task_management import Function, manage
-from userdisk.unit import StorageUnit
 
 COUNT = 2048
 MAX_BLOCKS = (64 << 20) // 512
 
 
-class Clock:
-    """A clock that goes when the test says."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def filled(**parameters: object) -> InlineRamUnit:
-    unit = InlineRamUnit(**parameters)
-    pattern = uuid.uuid4().bytes + bytes(range(251))
-    unit.memory[:] = (pattern * (len(unit.memory) // len(pattern) + 1))[: len(unit.memory)]
-    return unit
-
-
-def host_of(*units: StorageUnit, clock: Clock | None = None) -> Host:
-    target = Target(IQN, [LogicalUnit(Gate(unit), clock=clock) for unit in units])
-    return Host(ready_nexus(target))
-
-
-def pair(**second: object) -> tuple[InlineRamUnit, InlineRamUnit, Host]:
-    a, b = filled(), filled(**second)
-    return a, b, host_of(a, b)
-
-
-def code(result: Result) -> tuple[int, int]:
-    assert result.status == 2 and result.sense is not None
-    return result.sense.key, result.sense.code
-
-
 def blocks(unit: RamUnit, *ranges: Range) -> bytes:
     size = unit.block_length
     return b"".join(unit.memory[lba * size : (lba + count) * size] for lba, count in ranges)
-
-
-def same(one: bytes, other: bytes) -> bool:
-    """Whether they are equal; so that nobody prints their differences for minutes."""
-    return one == other
 
 
 def ready(host: Host, unit: int = 0) -> bool:
@@ -128,7 +88,7 @@ def test_windows_zeroes_with_the_well_known_token() -> None:
     kept = blocks(a, (0, 10)), blocks(a, (310, COUNT - 310))
     assert host.write(write_list(ZERO_TOKEN, [(10, 300)], flags=IMMED)).status == 0
     information = host.information(2)
-    assert (information.action, information.state, information.count) == (0x11, 1, 300)
+    assert (information.action, information.state, information.transferred) == (0x11, 1, 300)
     assert (blocks(a, (0, 10)), blocks(a, (310, COUNT - 310))) == kept
     assert not any(blocks(a, (10, 300)))
 
@@ -226,7 +186,9 @@ def test_right_lists_that_look_odd() -> None:
     ]:
         assert host.populate(data, 5).status == 0
         information = host.information(5)
-        assert information.state == 1 and information.count == sum(each for _, each in expected)
+        assert information.state == 1 and information.transferred == sum(
+            each for _, each in expected
+        )
         assert not a.log, "no block is read for a token"
 
 
@@ -343,7 +305,7 @@ def test_blocks_of_another_length() -> None:
     a, b, host = pair(block_length=4096, block_count=256)
     token = host.token([(15, 6), (40, 61)])
     assert host.write(write_list(token, [(3, 1)]), unit=1).status == 0
-    assert host.information(2, 1).count == 1
+    assert host.information(2, 1).transferred == 1
     assert blocks(b, (3, 1)) == blocks(a, (15, 6), (40, 2))
     assert host.write(write_list(token, [(4, 1)], offset=1), unit=1).status == 0
     assert blocks(b, (4, 1)) == blocks(a, (42, 8))
@@ -364,7 +326,7 @@ def test_more_blocks_than_the_token_has(flags: int) -> None:
         assert code(result) == (0xA, Asc.COPY_TARGET_DATA_UNDERRUN)
         assert result.sense is not None and result.sense.information == 3
     information = host.information(2, 1)
-    assert (information.state, information.status, information.count) == (3, 2, 3)
+    assert (information.state, information.status, information.transferred) == (3, 2, 3)
     assert information.sense == bytes.fromhex("f0 00 0a 00000003 0a 00000000 0d04 00 000000")
     assert blocks(b, (10, 3)) == blocks(a, (0, 20)) + bytes(4 * 512), "the last block is padded"
     assert blocks(b, (13, 243)) == before
@@ -381,215 +343,6 @@ def test_an_offset_past_the_token() -> None:
     empty = host.token([(7, 0)])
     assert code(host.write(write_list(empty, [(0, 1)]), unit=1)) == (5, ILLEGAL_PARAMETER)
     assert b.calls["write"] == 1
-
-
-# -- what ends a token -------------------------------------------------------------------------
-
-
-def gone(host: Host, token: bytes, why: Asc, unit: int = 1) -> None:
-    """The token is not valid any more, for this reason."""
-    assert code(host.write(write_list(token, [(1000, 1)]), unit=unit)) == (5, why)
-
-
-def cdb10(opcode: int, lba: int, count: int) -> bytes:
-    return struct.pack(">BBIxHx", opcode, 0, lba, count)
-
-
-@pytest.mark.parametrize(
-    ("name", "cdb", "data"),
-    [
-        ("WRITE(10)", cdb10(0x2A, 19, 2), bytes(1024)),
-        ("WRITE(16)", struct.pack(">BBQIxx", 0x8A, 0, 0, 11), bytes(11 * 512)),
-        ("WRITE SAME(16)", struct.pack(">BBQIxx", 0x93, 0, 15, 1), bytes(512)),
-        ("WRITE SAME(10), UNMAP", struct.pack(">BBIxHx", 0x41, 8, 15, 1), bytes(512)),
-        ("UNMAP", struct.pack(">B6xHx", 0x42, 24), struct.pack(">HH4xQI4x", 22, 16, 15, 1)),
-        ("ORWRITE(16)", struct.pack(">BBQIxx", 0x8B, 0, 15, 1), bytes(512)),
-        ("WRITE AND VERIFY(10)", cdb10(0x2E, 15, 1), bytes(512)),
-        ("WRITE USING TOKEN", write_using_token(7, 552), write_list(ZERO_TOKEN, [(15, 1)])),
-        (
-            "EXTENDED COPY",
-            bytes.fromhex("83 00 0000000000000000 0000002c 0000"),
-            copy_list([], [segment(0xFFFF, 0xFFFF, 1, 100, 15)]),
-        ),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_whatever_writes_to_its_blocks_cancels_it(name: str, cdb: bytes, data: bytes) -> None:
-    _, _, host = pair()
-    other = Host(ready_nexus(host.nexus.target, "iqn.2024-01.org.example:other"))
-    token = host.token([(100, 4), (10, 10)])
-    assert not ready(host) and not ready(other) and ready(host, 1)
-    spared = host.token([(500, 4)])
-    assert other.run(cdb, data).status == 0
-    gone(host, token, Asc.TOKEN_CANCELLED)
-    assert not ready(host)
-    assert host.write(write_list(spared, [(0, 4)]), unit=1).status == 0
-    assert other.run(cdb10(0x2A, 500, 1), bytes(512)).status == 0
-    assert ready(host) and ready(other), "the fast path is free again"
-
-
-def test_a_compare_and_write_that_miscompares_may_cancel_but_reads_do_not() -> None:
-    _, _, host = pair()
-    token = host.token([(10, 10)])
-    for cdb in (cdb10(0x28, 10, 10), cdb10(0x35, 0, 0), cdb10(0x34, 10, 1)):
-        assert host.run(cdb).status == 0
-    for lba in (9, 20):
-        assert host.run(cdb10(0x2A, lba, 1), bytes(512)).status == 0
-    assert host.write(write_list(token, [(0, 10)]), unit=1).status == 0
-
-
-def test_a_block_port_cancels_it() -> None:
-    a, _, host = pair()
-    token = host.token([(10, 10)])
-    gate = host.nexus.paths[0].lu.gate
-    gate.run(Operation(Kind.READ, 10, 1))
-    gate.run(Operation(Kind.WRITE, 9, 1, data=memoryview(bytes(512))))
-    assert host.write(write_list(token, [(0, 10)]), unit=1).status == 0
-    gate.run(Operation(Kind.WRITE, 19, 1, data=memoryview(bytes(512))))
-    gone(host, token, Asc.TOKEN_CANCELLED)
-    assert a.calls["write"] == 2
-
-
-@pytest.mark.parametrize("kind", [Kind.ERASE, Kind.CRYPTO_ERASE])
-def test_erasing_cancels_it(kind: Kind) -> None:
-    class Erasable(InlineRamUnit):
-        def erase(self) -> None:
-            pass
-
-        def crypto_erase(self) -> None:
-            pass
-
-    host = host_of(Erasable(), filled())
-    token = host.token([(10, 10)])
-    host.nexus.paths[0].lu.gate.perform(Operation(kind))
-    gone(host, token, Asc.TOKEN_CANCELLED)
-
-
-def test_another_medium_cancels_it() -> None:
-    a, b = filled(removable=True), filled()
-    host = host_of(a, b)
-    token = host.token([(10, 10)])
-    assert host.run(bytes.fromhex("1b0000000200")).status == 0
-    assert host.run(bytes.fromhex("1b0000000300")).status == 0
-    gone(host, token, Asc.TOKEN_CANCELLED)
-
-
-def test_a_disk_that_was_cut_cancels_it() -> None:
-    a, _, host = pair()
-    token = host.token([(10, 10), (COUNT - 1, 1)])
-    lu = host.nexus.paths[0].lu
-    lu.block_count = COUNT - 1
-    gone(host, token, Asc.TOKEN_CANCELLED)
-    assert not a.log
-
-
-def test_time() -> None:
-    clock = Clock()
-    host = host_of(filled(), filled(), clock=clock)
-    usual, long = host.token([(0, 1)]), host.token([(2, 1)], timeout=300)
-    clock.now += 29
-    assert host.write(write_list(usual, [(0, 1)]), unit=1).status == 0
-    clock.now += 29  # used since
-    assert host.write(write_list(usual, [(0, 1)]), unit=1).status == 0
-    clock.now += 30
-    gone(host, usual, Asc.TOKEN_EXPIRED)
-    assert not ready(host)
-    clock.now += 300
-    assert host.run(bytes(6)).status == 0  # TEST UNIT READY finds that it has expired
-    assert ready(host)
-    gone(host, long, Asc.TOKEN_EXPIRED)
-
-
-def test_a_command_on_its_way_keeps_it() -> None:
-    clock = Clock()
-    a, b = filled(block_count=8192), filled(block_count=8192)
-    host = host_of(a, b, clock=clock)
-    token = host.token([(0, 8192)])
-    host.port.deferred = True
-    data = write_list(token, [(0, 8192)])
-    task = host.port.start(host.nexus, write_using_token(3, len(data)), data, lun(1))
-    host.port.step()
-    clock.now += 1000
-    assert Host(host.nexus).run(bytes(6)).status == 0
-    while host.port.waiting:
-        host.port.step()
-    assert task.completions[0] is not None and task.completions[0].status == 0
-    assert same(a.memory, b.memory)
-
-
-def test_an_initiator_may_delete_it() -> None:
-    _, _, host = pair()
-    token = host.token([(10, 10)])
-    assert host.write(write_list(token, [(0, 10)], flags=DEL_TKN), unit=1).status == 0
-    gone(host, token, Asc.TOKEN_DELETED)
-    assert ready(host)
-    assert host.write(write_list(ZERO_TOKEN, [(0, 10)], flags=DEL_TKN), unit=1).status == 0
-
-
-def test_there_are_so_many_tokens_and_no_more() -> None:
-    clock = Clock()
-    host = host_of(filled(), filled(), clock=clock)
-    tokens = [host.token([(each, 1)]) for each in range(rods.MAX_RODS)]
-    result = host.populate(POPULATE, 7)
-    assert code(result) == (5, Asc.INSUFFICIENT_RESOURCES_FOR_ROD_TOKEN)
-    assert host.information(7).state == 2 and not host.information(7).token
-    assert host.populate(POPULATE, 7, unit=1).status == 0, "the limit is that of a unit"
-    assert host.write(write_list(tokens[3], [(0, 1)], flags=DEL_TKN), unit=1).status == 0
-    assert host.populate(POPULATE, 7).status == 0
-    clock.now += 31
-    assert all(len(host.token([(each, 1)])) == 512 for each in range(rods.MAX_RODS))
-
-
-# -- writes that race with the token -----------------------------------------------------------
-
-
-@pytest.mark.parametrize("steps", [0, 1, 2, 3])
-def test_a_write_while_it_is_being_used(steps: int) -> None:
-    a, b = filled(block_count=8192), filled(block_count=8192)
-    host = host_of(a, b)
-    token = host.token([(0, 8192)])
-    before, was = bytes(b.memory), bytes(a.memory)
-    host.port.deferred = True
-    data = write_list(token, [(0, 8192)])
-    task = host.port.start(host.nexus, write_using_token(3, len(data)), data, lun(1))
-    for _ in range(steps):
-        host.port.step()
-    now = Host(ready_nexus(host.nexus.target, "iqn.2024-01.org.example:other"))
-    assert now.run(cdb10(0x2A, 5, 1), bytes(512)).status == 0
-    while host.port.waiting:
-        host.port.step()
-    (completion,) = task.completions
-    assert completion is not None and completion.status == 2
-    # what is read now might be of another time: no more of it is written
-    done = (steps + 1) // 2 << 20
-    assert same(b.memory, was[:done] + before[done:])
-    key = 0xA if done else 5
-    assert completion.sense[2] == key and completion.sense[12:14] == b"\x0d\x04"
-    assert int.from_bytes(completion.sense[3:7], "big") == done // 512
-
-
-def test_a_write_queued_before_and_done_after_the_token_was_made() -> None:
-    """On a unit whose operations overlap, a write may be asked for long before it runs."""
-    unit = ConcurrentRamUnit()
-    gate = Gate(unit)
-    lu = LogicalUnit(gate)
-    target = Target(IQN, [lu])
-    host = Host(ready_nexus(target))
-    early = Operation(Kind.WRITE, 0, 1, data=memoryview(bytes(512)))
-    assert gate.watch is None  # when `early` was asked for
-    token = host.token(R)
-    gate.perform(early)
-    gone(host, token, Asc.TOKEN_CANCELLED, unit=0)
-
-
-def test_making_a_token_is_exclusive() -> None:
-    class Watched(EnginePort):
-        def operate(self, task: object, operation: Operation) -> object:
-            assert isinstance(operation, Exclusive) and not operation.blocks
-            return super().operate(task, operation)  # type: ignore[arg-type]
-
-    host = Host(ready_nexus(target_of(AsyncRamUnit())), Watched())
-    assert host.populate(POPULATE).status == 0
 
 
 # -- failures and aborts -----------------------------------------------------------------------
@@ -629,7 +382,7 @@ def test_a_destination_that_cannot_be_written_says_why_itself(zeros: bool, flags
     else:
         assert code(result) == (7, Asc.SPACE_ALLOCATION_FAILED)
     information = host.information(2, 1)
-    assert (information.state, information.status, information.count) == (3, 2, 2048)
+    assert (information.state, information.status, information.transferred) == (3, 2, 2048)
     assert information.sense[2] == 7 and information.sense[12:14] == b"\x27\x07"
 
 
@@ -776,7 +529,7 @@ def test_against_byte_arrays(commands: list[tuple[object, ...]], transfer: int) 
             (place,) = rest
             assert isinstance(place, int)
             lba = place % (SIZE // length)
-            host.run(cdb10(0x2A, lba, 1), bytes([lba]) * length, number)
+            host.run(struct.pack(">BBIxHx", 0x2A, 0, lba, 1), bytes([lba]) * length, number)
             models[number][lba * length : (lba + 1) * length] = bytes([lba]) * length
             written(number, lba, 1)
             continue
