@@ -154,19 +154,18 @@ def test_what_linux_makes_of_it(disk: Disk) -> None:
         "cache_type": "write back",
         "zeroing_mode": "writesame_16_unmap",
     }
+
+
+def test_names_under_which_the_disk_is_found(disk: Disk) -> None:
+    """/dev/disk/by-id/wwn-..., by udev's own program: the NAA name, first in VPD page 83."""
     page = next(
         each.data for each in disk.attach if _is(each, 0x12, 1, 0x83) and len(each.data) > 8
     )
-    names: list[str] = []
-    at = 4
-    while at < len(page):
-        name = bytes(page[at + 4 : at + 4 + page[at + 3]])
-        if page[at + 1] & 0x3F == 3:  # NAA, of the logical unit
-            names.append(f"naa.{name.hex()}")
-        elif page[at + 1] & 0x3F == 1:
-            names.append(f"t10.{name.decode().rstrip()}")
-        at += 4 + page[at + 3]
-    assert disk.sys("device/wwid") in names
+    assert page[5] == 0x03, "NAA, of the logical unit"
+    naa = page[8 : 8 + page[7]].hex()
+    said = disk.judge("/lib/udev/scsi_id --whitelisted --export --device=DISK").splitlines()
+    assert {f"ID_WWN=0x{naa}", f"ID_SERIAL=3{naa}"} <= set(said)
+    assert disk.sys("device/wwid").startswith(("naa.", "t10.userdisk"))
 
 
 def test_discard_and_zeroing(disk: Disk) -> None:
@@ -234,7 +233,6 @@ def test_persistent_reservations(disk: Disk) -> None:
         ("head -c 1024 /dev/zero > /run/caw && sg_compare_and_write --in=/run/caw --lba=2048"
          " --num=1 --xferlen=1024 DISK", ""),
         ("sg_sync DISK", ""),
-        ("/lib/udev/scsi_id --whitelisted --export --device=DISK", "ID_SERIAL="),
     ],
     ids=lambda value: value.split(" DISK")[0][-50:],
 )  # fmt: skip
