@@ -115,6 +115,37 @@ class Thick(StorageUnit):
         self.failing: type[errors.StorageError] | None = None
 
 
+class Huge(StorageUnit):
+    """More blocks than a command can name in 32 bits; it keeps nothing."""
+
+    block_count = 1 << 40
+    inline = Inline.ALL
+    changes = 0
+
+    def read(self, lba: int, blocks: int, fua: bool) -> bytes:
+        return bytes(blocks * 512)
+
+    def write(self, lba: int, data: memoryview, fua: bool) -> None:
+        self.changes += 1
+
+    def unmap(self, extents: Extents) -> None:
+        self.changes += 1
+
+    def zero(self, lba: int, blocks: int, fua: bool) -> None:
+        self.changes += 1
+
+
+HUGE = 4  # the lun of one
+
+#: commands that end soon also on a huge disk
+_BOUNDED = [
+    row
+    for row in operations.ROWS
+    if row.name.startswith(("READ", "WRITE", "UNMAP", "COMPARE", "ORWRITE", "PRE-FETCH", "GET"))
+    and not row.name.startswith("WRITE USING")
+]
+
+
 class Reached:
     """What the fuzz has seen, to be compared with what it should see."""
 
@@ -126,25 +157,27 @@ class Reached:
 
     def missing_sites(self) -> list[str]:
         """The refusals in the engine's source that no command has met."""
-        found = set(self.sites)
         return [
-            f"{name}:{first}"
-            for name, first, last in error_exits()
-            if not any((name, line) in found for line in range(first, last + 1))
+            f"{name}:{function}:{first}"
+            for name, function, first, last in error_exits()
+            if not any((name, line) in self.sites for line in range(first, last + 1))
         ]
 
 
-def error_exits() -> Iterator[tuple[str, int, int]]:
-    """Every `raise CheckCondition(...)` of the engine: file, first and last line."""
+def error_exits() -> Iterator[tuple[str, str, int, int]]:
+    """Every `raise CheckCondition(...)` of the engine: file, function, first and last line."""
     for path in sorted(SOURCE.glob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if (
-                isinstance(node, ast.Raise)
-                and isinstance(node.exc, ast.Call)
-                and isinstance(node.exc.func, ast.Name)
-                and node.exc.func.id == "CheckCondition"
-            ):
-                yield path.name, node.lineno, node.end_lineno or node.lineno
+        for function in ast.walk(ast.parse(path.read_text())):
+            if isinstance(function, ast.FunctionDef):
+                for node in ast.walk(function):
+                    if (
+                        isinstance(node, ast.Raise)
+                        and isinstance(node.exc, ast.Call)
+                        and isinstance(node.exc.func, ast.Name)
+                        and node.exc.func.id == "CheckCondition"
+                    ):
+                        last = node.end_lineno or node.lineno
+                        yield path.name, function.name, node.lineno, last
 
 
 class _Unit(LogicalUnit):
@@ -183,6 +216,7 @@ class World:
             Disk(block_length=4096, removable=False),
             Thick(),
             Disk(write_protected=True),
+            Huge(),
         ]
         #: operations of the background, and whether they stay there for a while
         self.background: deque[tuple[Gate, Operation, Callable[[Operation], None]]] = deque()
@@ -345,23 +379,24 @@ def run(commands: int, seed: int) -> Reached:
             enter(world)
         left -= 1
         rng = world.random
-        world.lun = rng.choice((0, 0, 0, 0, 1, 2, 3))
+        world.lun = rng.choice((0, 0, 0, 0, 0, 1, 2, 3, 4))
         nexus = world.nexuses[rng.random() < 0.5]
         kind = rng.random()
         if kind < 0.02:
             length = rng.choice((6, 10, 12, 16, 32))
             world.command(nexus, rng.randbytes(length).ljust(16, b"\0"), random_data(world, 512))
             continue
-        row = rng.choice(operations.ROWS)
+        row = rng.choice(operations.ROWS if world.lun != HUGE else _BOUNDED)
         cdb, data = valid(world, row, nexus)
         if kind < 0.25:
             cdb = random_cdb(world, row)
         if kind > 0.8:
             data = random_data(world, len(data))
-        elif kind > 0.65 and data:  # one wrong field in a list, or half of it
+        elif kind > 0.6 and data:  # one wrong field in a list, or half of it
             changed = bytearray(data[: rng.choice((len(data), rng.randrange(len(data) + 1)))])
             if changed:
-                changed[rng.randrange(min(len(changed), 64))] = rng.choice((0, 1, 0x80, 0xFF))
+                place = rng.randrange(min(len(changed), rng.choice((8, 32, 64, 256))))
+                changed[place] = rng.choice((0, 1, 2, 8, 0x40, 0x80, 0xFF))
             data = bytes(changed)
         world.command(nexus, cdb.ljust(16, b"\0"), data)
     return reached

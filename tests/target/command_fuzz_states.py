@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from tests.target.command_fuzz import World
 from userdisk import errors
+from userdisk.scsi.port_groups import AccessState, Cause
 
 
 def enter(world: World) -> None:
@@ -68,6 +69,12 @@ def in_standby(world: World) -> None:
     world.command(world.manager, cdb.ljust(16, b"\0"), data)
 
 
+def in_transition(world: World) -> None:
+    """The first unit's access through the second nexus' port is changing."""
+    lu = world.target.units[0]
+    lu.gate.perform(lu.port_groups.change({2: AccessState.TRANSITIONING}, Cause.IMPLICIT))
+
+
 def failing(world: World) -> None:
     """The first unit fails."""
     world.units[0].failing = world.random.choice(
@@ -97,6 +104,7 @@ STATES: list[Callable[[World], None]] = [
     write_protected,
     in_standby,
     in_standby,
+    in_transition,
     failing,
     sanitize_failed,
     sanitizing,

@@ -37,6 +37,7 @@ def extent(row: Row, lba: int, blocks: int, flags: int = 0) -> bytes:
     if row.service_action is not None:
         flags = row.service_action
     size = len(row.usage)
+    lba = min(lba, {6: 0x1FFFFF, 16: lba}.get(size, 0xFFFFFFFF))
     if size == 6:
         return struct.pack(">BBHBx", row.opcode, lba >> 16, lba & 0xFFFF, blocks & 0xFF)
     if size == 10:
@@ -55,6 +56,8 @@ def _place(world: World, most: int = 32) -> tuple[int, int]:
 
 def _memory(world: World, lba: int, blocks: int) -> bytes:
     length = world.unit.block_length
+    if not hasattr(world.unit, "memory"):
+        return bytes(blocks * length)
     return bytes(world.unit.memory[lba * length : (lba + blocks) * length])
 
 
@@ -131,7 +134,10 @@ def _mode_select(world: World, row: Row, nexus: Nexus) -> _Made:
 
 
 def _unmap(world: World, row: Row, nexus: Nexus) -> _Made:
-    pairs = [_place(world) for _ in range(world.random.randrange(5))]
+    rng = world.random
+    pairs = [_place(world) for _ in range(rng.choice((0, 1, 2, 5, 256, 257)))]
+    if rng.random() < 0.05:
+        pairs = [(0, 1 << 20), (0, 1)]
     body = b"".join(struct.pack(">QI4x", *pair) for pair in pairs)
     data = struct.pack(">HH4x", 6 + len(body), len(body)) + body
     return struct.pack(">B6xHx", row.opcode, len(data)), data
@@ -219,12 +225,14 @@ def _reserve_out(world: World, row: Row, nexus: Nexus) -> _Made:
         if action == 0 and rng.random() < 0.3:
             key = 0
         if flags & 8:
-            names = rng.choice((("three", "four"), ("four",), ()))
+            names = rng.choice((("three", "four"), ("four",), (), ("one",), ("three*",), ("no*",)))
             ids = b"".join(map(transport_id, names))
             extra = struct.pack(">I", len(ids)) + ids
     if action == 7:
         target = transport_id(rng.choice(("one", "two", "three")))
-        data = struct.pack(">QQxBHI", key, other or 5, rng.choice((0, 0, 2, 1)), 1, len(target))
+        length = len(target) + rng.choice((0,) * 12 + (4, -4, 1))
+        target += bytes(rng.choice((0, max(0, length - len(target)))))
+        data = struct.pack(">QQxBHI", key, other or 5, rng.choice((0, 0, 2, 1)), 1, length)
         data += target
     else:
         data = struct.pack(">QQ4xB3x", key, other, flags) + extra
@@ -237,11 +245,13 @@ def _out(action: int, kind: int, key: int, own: int) -> _Made:
 
 
 def transport_id(name: str) -> bytes:
-    """An iSCSI TransportID (SPC-5 7.6.4.6), with an ISID or not."""
+    """An iSCSI TransportID (SPC-5 7.6.4.6), with an ISID unless the name ends in *."""
     isid = {"one": 1, "two": 2}.get(name, 3)
-    text = f"iqn.2026-11.io.userdisk:{name},i,0x{isid:012x}".encode() + b"\0"
-    text += bytes(-len(text) % 4)
-    return struct.pack(">BxH", 0x45, len(text)) + text
+    text = f"iqn.2026-11.io.userdisk:{name.rstrip('*')}".encode()
+    if not name.endswith("*"):
+        text += f",i,0x{isid:012x}".encode()
+    text += bytes(4 - len(text) % 4)
+    return struct.pack(">BxH", 0x05 if name.endswith("*") else 0x45, len(text)) + text
 
 
 def _reserve_in(world: World, row: Row, nexus: Nexus) -> _Made:
@@ -259,7 +269,7 @@ def _prevent(world: World, row: Row, nexus: Nexus) -> _Made:
 
 
 def _sanitize(world: World, row: Row, nexus: Nexus) -> _Made:
-    flags = world.random.choice((0, 0x20))
+    flags = world.random.choice((0, 0x20, 0x80, 0xA0))
     action = row.service_action or 0
     data = b""
     if action == 1:
@@ -282,14 +292,14 @@ def _extended_copy(world: World, row: Row, nexus: Nexus) -> _Made:
     rng = world.random
     a, b = rng.choice(((0, 0), (0, 2), (2, 0), (1, 1), (0, 3)))
     segments = b""
-    for _ in range(rng.randrange(3)):
+    for _ in range(rng.choice((0, 1, 1, 2, 2, 2, 2, 65, 1025))):
         source, blocks = _place(world, 8)
         destination, _ = _place(world, 0)
         destination = min(destination, world.unit.block_count - blocks)
         segments += struct.pack(
             ">BBHHH2xHQQ", 2, 0, 0x18, 0, 1, blocks, min(source, 2000), min(destination, 2000)
         )
-    targets = designator(world, a) + designator(world, b)
+    targets = (designator(world, a) + designator(world, b)) * rng.choice((1,) * 30 + (9, 40, 900))
     head = struct.pack(
         ">BBH4xII", rng.randrange(4), rng.choice((0, 0x18)), len(targets), len(segments), 0
     )
@@ -317,7 +327,7 @@ def _populate_token(world: World, row: Row, nexus: Nexus) -> _Made:
     rng = world.random
     ranges = b"".join(
         struct.pack(">QI4x", lba, blocks)
-        for lba, blocks in (_place(world, 8) for _ in range(rng.randrange(1, 3)))
+        for lba, blocks in (_place(world, 8) for _ in range(rng.choice((1, 1, 2, 2, 65, 300))))
     )
     data = struct.pack(">HBxIIxxH", 14 + len(ranges), 0, 60, 0, len(ranges)) + ranges
     cdb = struct.pack(">BB4xII2x", 0x83, 0x10, rng.randrange(4), len(data))
@@ -349,7 +359,7 @@ def _token_information(world: World, row: Row, nexus: Nexus) -> _Made:
 def _set_groups(world: World, row: Row, nexus: Nexus) -> _Made:
     rng = world.random
     body = b"".join(
-        struct.pack(">BxH", rng.choice((0, 0, 1, 2, 3)), group)
+        struct.pack(">BBH", rng.choice((0, 0, 1, 2, 3)), rng.choice((0,) * 15 + (1,)), group)
         for group in rng.choice(((1,), (2,), (1, 2)))
     )
     return struct.pack(">BB4xIxx", 0xA4, 0x0A, 4 + len(body)), bytes(4) + body
