@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hypothesis.strategies as st
 from hypothesis import settings
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tests.kit import reservations as pr
 from tests.kit.engine import ready_nexus, target_of
@@ -24,6 +24,9 @@ hosts = st.sampled_from(NAMES)
 keys = st.sampled_from([1, 2, 3])
 any_key = st.sampled_from([0, 1, 2, 3])
 types = st.sampled_from(pr.TYPES)
+#: whether a command has the key of its nexus, as it nearly always has
+right = st.sampled_from([True] * 7 + [False])
+WRONG = 9
 
 
 class Model:
@@ -176,47 +179,49 @@ class Reservations(RuleBasedStateMachine):
             assert sorted(found) == sorted(self.model.told[name]), name
             self.model.told[name].clear()
 
-    @rule(host=hosts, key=any_key, new=any_key, ignore=st.booleans())
-    def register(self, host: str, key: int, new: int, ignore: bool) -> None:
+    def _key(self, host: str, right: bool) -> int:
+        return self.model.registered.get(host, 0) if right else WRONG
+
+    @initialize(enrolled=st.lists(st.tuples(hosts, keys), max_size=4), kind=types)
+    def begin(self, enrolled: list[tuple[str, int]], kind: int) -> None:
+        for host, key in enrolled:
+            self.register(host, True, key, True)
+        for host, _ in enrolled[:1]:
+            self.reserve(host, True, kind)
+
+    @rule(host=hosts, right=right, new=any_key, ignore=st.booleans())
+    def register(self, host: str, right: bool, new: int, ignore: bool) -> None:
+        key = self._key(host, right)
         action = pr.IGNORE if ignore else pr.REGISTER
         done = self.hosts[host].out(action, key, new)
         assert done == self.model.register(host, key, new, ignore=ignore)
 
-    @rule(host=hosts, new=keys)
-    def enrol(self, host: str, new: int) -> None:
-        self.register(host, 0, new, True)
-
-    @rule(host=hosts, kind=types)
-    def reserve(self, host: str, kind: int) -> None:
-        key = self.model.registered.get(host, 0)
+    @rule(host=hosts, right=right, kind=types)
+    def reserve(self, host: str, right: bool, kind: int) -> None:
+        key = self._key(host, right)
         assert self.hosts[host].out(pr.RESERVE, key, 0, kind) == self.model.reserve(host, key, kind)
 
-    @rule(host=hosts, key=any_key, kind=types)
-    def release(self, host: str, key: int, kind: int) -> None:
-        kind = self.model.type if key and self.model.type else kind
-        key = key and self.model.registered.get(host, 0)
+    @rule(host=hosts, right=right, kind=st.none() | types)
+    def release(self, host: str, right: bool, kind: int | None) -> None:
+        kind = kind or self.model.type or EA  # mostly the right type
+        key = self._key(host, right)
         assert self.hosts[host].out(pr.RELEASE, key, 0, kind) == self.model.release(host, key, kind)
 
-    @rule(host=hosts, kind=types)
-    def release_another_type(self, host: str, kind: int) -> None:
-        key = self.model.registered.get(host, 0)
-        assert self.hosts[host].out(pr.RELEASE, key, 0, kind) == self.model.release(host, key, kind)
-
-    @rule(host=hosts)
-    def clear(self, host: str) -> None:
-        key = self.model.registered.get(host, 9)
+    @rule(host=hosts, right=right)
+    def clear(self, host: str, right: bool) -> None:
+        key = self._key(host, right)
         assert self.hosts[host].out(pr.CLEAR, key) == self.model.clear(host, key)
 
-    @rule(host=hosts, key=any_key, kind=types, abort=st.booleans())
-    def preempt(self, host: str, key: int, kind: int, abort: bool) -> None:
-        own = self.model.registered.get(host, 9)
+    @rule(host=hosts, right=right, key=any_key, kind=types, abort=st.booleans())
+    def preempt(self, host: str, right: bool, key: int, kind: int, abort: bool) -> None:
+        own = self._key(host, right)
         action = pr.PREEMPT_AND_ABORT if abort else pr.PREEMPT
         done = self.hosts[host].out(action, own, key, kind)
         assert done == self.model.preempt(host, own, key, kind)
 
-    @rule(host=hosts, to=hosts, new=any_key, unregister=st.booleans())
-    def move(self, host: str, to: str, new: int, unregister: bool) -> None:
-        own = self.model.registered.get(host, 9)
+    @rule(host=hosts, right=right, to=hosts, new=any_key, unregister=st.booleans())
+    def move(self, host: str, right: bool, to: str, new: int, unregister: bool) -> None:
+        own = self._key(host, right)
         name = pr.transport_id(to, self.hosts[to].nexus.isid)
         data = pr.moving(own, new, name, flags=2 if unregister else 0)
         done = pr.outcome(self.hosts[host].send(pr.MOVE, data))
@@ -277,4 +282,4 @@ class Reservations(RuleBasedStateMachine):
 
 
 TestReservations = Reservations.TestCase
-TestReservations.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+TestReservations.settings = settings(max_examples=100, stateful_step_count=15, deadline=None)
