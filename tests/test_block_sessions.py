@@ -32,7 +32,7 @@ def slowed(unit: RamUnit) -> RamUnit:
     """Others get a chance between a read and what follows it."""
 
     def wait(name: str, lba: int, blocks: int) -> None:
-        if name == "read":
+        if name in ("read", "write"):
             time.sleep(0.0005)
 
     unit.fault = wait
