@@ -60,19 +60,21 @@ def report(
         objections: list[tuple[str, str, Result]] = []
         for test in tests:
             result = matrix.result(configuration, test)
-            counts[result.outcome] += 1
             entry = expected(configuration, test)
             found = objection(configuration, test, result)
+            excused = result.outcome == "fail" and found is None
+            counts["excused" if excused else result.outcome] += 1
             if found is not None:
                 objections.append((test, found, result))
             elif entry is not None:
-                skips[entry.outcome, f"{entry.kind.value}: {entry.why}"] += 1
+                word = "excused" if excused else "skip"
+                skips[word, f"{entry.kind.value}: {entry.why}"] += 1
                 entries.setdefault(test, []).append(entry)
             if result.outcome == "pass":
                 ran.add(test)
         print(
-            f"{configuration}: {counts['pass']} pass, {counts['skip']} skip, {counts['fail']} fail"
-            f" ({configuration.what})"
+            f"{configuration}: {counts['pass']} pass, {counts['skip']} skip,"
+            f" {counts['excused']} excused, {counts['fail']} fail ({configuration.what})"
         )
         for (outcome, why), number in skips.most_common():
             print(f"    {number:3} {outcome}: {why}")
