@@ -56,8 +56,8 @@ suite's folder `test-tool`). The runner checks that they fail as described and n
 _END = """
 ## What the suite does not show
 
-- With disk 11, five tests end after their first part without a word, since the rest needs an LBA that
-  their CDBs cannot hold: `Read6.Simple`, and `ZeroBlocks` of Read10, Read12, Write10, Prefetch10.
+- With disk 11, five tests end after their first part without a word, since the rest needs an LBA
+  that their CDBs cannot hold: `Read6.Simple`, `ZeroBlocks` of Read10, Read12, Write10, Prefetch10.
   They are counted as passed there; with the other disks they run whole.
 - Rules that only newer versions of the suite test (the offers of CHAP, SendTargets in a session,
   data in a ping, where a comparison failed, the order of VPD pages, REPORT TARGET PORT GROUPS) have
