@@ -46,11 +46,11 @@ def test_only_the_path_that_is_kept_out_leaves_the_fast_path() -> None:
     target, a, b = disk()
     (path_a,), (path_b,) = a.nexus.paths.values(), b.nexus.paths.values()
     assert a.command(RESERVE[6]).status == 0
-    assert path_a.ready and not path_b.ready
+    assert (path_a.ready, path_b.ready) == (True, False)
     (path_c,) = ready_nexus(target, "iqn.x:c").paths.values()
     assert not path_c.ready
     assert a.command(RELEASE[6]).status == 0
-    assert path_b.ready and path_c.ready
+    assert (path_b.ready, path_c.ready) == (True, True)
 
 
 @SIZES

@@ -152,6 +152,10 @@ class Connection:
         else:
             self.fail("the server stops")
 
+    def tell_window(self) -> None:
+        """Tell the initiator that it may send commands again, with a NOP-In (11.19)."""
+        full_feature.ping(self, pdu.RESERVED_TAG)
+
     def lost(self, reason: str) -> None:
         """The peer is gone: give up its tasks; `finished` says when all have left."""
         self.phase = Phase.CLOSED

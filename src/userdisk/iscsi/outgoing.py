@@ -73,6 +73,11 @@ class Outgoing:
             self._max_cmd_sn = value
         return self._max_cmd_sn
 
+    @property
+    def closed(self) -> bool:
+        """By what it was told last, the initiator may send no command."""
+        return pdu.serial_less(self._max_cmd_sn, self.exp_cmd_sn)
+
     def numbers(self, *, status: bool = True) -> tuple[int, int, int]:
         """StatSN, ExpCmdSN and MaxCmdSN of a PDU; only one with `status` uses its StatSN up."""
         stat_sn = self.stat_sn

@@ -244,6 +244,8 @@ class Tasks:
                 task.reading,
                 completion.wanted,
             )
+        elif connection.open and connection.out.closed:
+            connection.tell_window()  # no response does
         self.retry()
 
     def report(self, error: Exception) -> None:
