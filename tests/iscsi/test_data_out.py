@@ -162,6 +162,32 @@ def test_immediate_data_that_has_to_wait_for_budget() -> None:
     disk.close()
 
 
+def test_data_out_that_is_assembled_takes_turns() -> None:
+    """COMPARE AND WRITE of 2 MiB each, in bursts of 64 KiB: all of it counts from the first on."""
+    unit = InlineRamUnit(block_count=BLOCKS // 8, block_length=4096)
+    disk = Disk(unit, max_burst_length=65536, first_burst_length=65536)
+    half = 255 * 4096
+    data = bytes(half) + disk.data[:half]
+    tasks = []
+    for number in range(12):
+        cdb = struct.pack(">BBQ3xBBx", 0x89, 0, number * 255, 255, 0)
+        tasks.append(disk.link.session.command(cdb, data_out=data))
+    most = 0
+    while not all(task.done for task in tasks):
+        sent = b"".join(bytes(part) for part in disk.link.session.take_output())
+        if not sent and disk.tasks.operating:
+            disk.link.end.wait()
+        answer = disk.link.end.feed(sent)
+        most = max(most, disk.tasks._bursts._in_flight)
+        kept = sum(task.kept for task in disk.tasks._by_itt.values())
+        assert kept <= SESSION_LIMIT
+        disk.link.session.received(answer)
+    assert {task.status for task in tasks} == {0}
+    assert 3 * len(data) <= most <= SESSION_LIMIT
+    assert unit.memory[: 12 * half] == disk.data[:half] * 12
+    disk.close()
+
+
 def test_large_reads_take_turns() -> None:
     unit = RamUnit(block_count=BLOCKS)
     disk = Disk(unit)

@@ -1,6 +1,7 @@
 """The session's budget in bytes, and the R2Ts that ask for write data within it (RFC 7143 11.8).
 
 Data-in that is under way and bursts that were asked for count; a command that does not fit waits.
+Data-out that a handler assembles counts as a whole from its first R2T to the end of the command.
 One command of a session may always go, whatever its size, so that every one ends.
 """
 
@@ -47,20 +48,28 @@ class Bursts:
     def end(self, task: ScsiTask) -> None:
         """The command has ended: give back all that it holds."""
         self.release(task)
+        self._give(task.kept)
         self._in_flight -= task.reserved
-        task.reserved = 0
+        task.reserved = task.kept = 0
         task.wanted = None
 
     def release(self, task: ScsiTask) -> None:
         """The burst before was consumed: give its bytes back."""
         if task.solicited:
-            self._connection.environment.budget.give(task.solicited)
-            self._in_flight -= task.solicited
+            self._give(task.budgeted)
             self._expect(-task.solicited)
-            task.solicited = 0
+            task.solicited = task.budgeted = 0
+
+    def _give(self, amount: int) -> None:
+        if amount:
+            self._connection.environment.budget.give(amount)
+            self._in_flight -= amount
 
     def solicit(self, task: ScsiTask) -> None:
         """Ask for the data that the task's handler wants, as soon as there is budget."""
+        if task.kept:  # it has its budget; those that wait may wait for it
+            self._solicit(task)
+            return
         self._waiting.append(task)
         if self._waiting[0] is task:
             self.retry()
@@ -77,13 +86,20 @@ class Bursts:
         data, wanted = task.data, task.wanted
         assert data is not None and wanted is not None
         length = data.burst(wanted.length)
-        alone = self._in_flight == task.reserved
-        if not alone and self._in_flight + length > SESSION_LIMIT:
+        amount = length
+        if wanted.whole:
+            amount = 0 if task.kept else wanted.whole
+        alone = self._in_flight == task.reserved + task.kept
+        if not alone and self._in_flight + amount > SESSION_LIMIT:
             return False
-        if not connection.environment.budget.take(length, force=alone):
+        if not connection.environment.budget.take(amount, force=alone):
             return False
+        if wanted.whole:
+            task.kept += amount
+        else:
+            task.budgeted = amount
         task.solicited = length
-        self._in_flight += length
+        self._in_flight += amount
         self._expect(length)
         self._ttt = self._ttt % (pdu.RESERVED_TAG - 1) + 1
         offset = data.solicit(length, self._ttt)

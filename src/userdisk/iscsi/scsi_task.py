@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class ScsiTask(Task):
     """The engine's task with what its connection keeps of it."""
 
-    __slots__ = ("data", "expected", "immediate", "itt", "lun", "reading", "reserved", "solicited",
-                 "wanted")  # fmt: skip
+    __slots__ = ("budgeted", "data", "expected", "immediate", "itt", "kept", "lun", "reading",
+                 "reserved", "solicited", "wanted")  # fmt: skip
 
     def __init__(self, port: Port, nexus: Nexus, request: Pdu, data: DataOut | None) -> None:
         super().__init__(port, nexus, request.flags & pdu.COMMAND_ATTRIBUTE)
@@ -30,4 +30,6 @@ class ScsiTask(Task):
         self.data = data
         self.wanted: Receive | None = None  #: what the handler waits for
         self.reserved = 0  #: bytes of data-in, of the session's budget
-        self.solicited = 0  #: bytes of the burst under way, of both budgets
+        self.solicited = 0  #: bytes of the burst under way
+        self.budgeted = 0  #: bytes that it takes of both budgets, until it is consumed
+        self.kept = 0  #: bytes of both budgets until the end, for data-out that is assembled

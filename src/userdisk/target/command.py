@@ -48,10 +48,14 @@ class Receive(NamedTuple):
     The port sends back a read-only view of 1 to `length` bytes, a multiple of `granule` unless it
     is the last of the command; valid until the handler's next yield. An empty view: there is no
     more data-out (the initiator announced less than the CDB asks for).
+
+    `whole` is not 0 if the handler keeps what it gets until so many bytes are together: the port
+    finds room for all of them before it asks for the first.
     """
 
     length: int
     granule: int = 1
+    whole: int = 0
 
 
 class Wait(NamedTuple):

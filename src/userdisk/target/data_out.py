@@ -19,7 +19,7 @@ def receive_all(command: Command, length: int) -> Generator[Receive, Any, bytes]
     pieces = []
     left = length
     while left:
-        data = yield Receive(left)
+        data = yield Receive(left, whole=length)
         if not data:
             raise CheckCondition(sense.data_out_too_short(), length)
         pieces.append(bytes(data))
