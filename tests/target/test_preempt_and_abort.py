@@ -7,6 +7,7 @@ import struct
 import pytest
 
 from tests.kit import reservations as pr
+from tests.kit.copies import copy_list, cscd, extended_copy, segment
 from tests.kit.engine import EnginePort, EngineTask, ready_nexus, target_of
 from tests.kit.reservations import EA_AR, WE_RO, Host
 from tests.kit.units import InlineRamUnit
@@ -160,3 +161,29 @@ def test_the_medium_is_unlocked() -> None:
     assert b.told() and b.out(pr.REGISTER, 0, 2) == 0
     assert a.out(pr.PREEMPT_AND_ABORT, 1, 2) == 0
     assert a.command(eject).status == 0
+
+
+def test_a_copy_that_another_unit_makes_is_kept_out() -> None:
+    """The copy is no task of the unit that it writes to: it asks there when it is its turn."""
+    units = InlineRamUnit(), InlineRamUnit()
+    units[0].memory[:512] = b"x" * 512
+    target = target_of(*units)
+    victim, fencer = (ready_nexus(target, f"iqn.x:{each}") for each in "ab")
+    lun = target.luns[1]
+    for nexus, key in ((victim, 1), (fencer, 2)):
+        register = bytes.fromhex("5f060000000000001800")
+        assert EnginePort().execute(nexus, register, pr.basic(0, key), lun).status == 0
+    reserve = bytes.fromhex("5f010500000000001800")
+    assert EnginePort().execute(victim, reserve, pr.basic(1, 0), lun).status == 0
+
+    port = EnginePort(deferred=True)
+    data = copy_list([cscd(units[1])], [segment(0xFFFF, 0, 1, 0, 0)])
+    copy = port.start(victim, extended_copy(len(data)), data)
+    port.step()  # it has read; its write is on its way
+    assert port.waiting and not units[1].log
+    preempt = bytes.fromhex("5f050500000000001800")
+    assert EnginePort().execute(fencer, preempt, pr.basic(2, 1), lun).status == 0
+    while port.waiting:
+        port.step()
+    assert not units[1].log
+    assert copy.completions[0] is not None and copy.completions[0].status == 2

@@ -12,7 +12,7 @@ from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from userdisk.errors import StorageError
-from userdisk.operation import Kind, Operation
+from userdisk.operation import Exclusive, Kind, Operation, Sequel
 from userdisk.scsi import sense
 from userdisk.scsi.copy_status import Progress
 from userdisk.scsi.opcodes import Opcode
@@ -41,10 +41,13 @@ def check(path: Path, opcode: Opcode, lba: int, blocks: int) -> None:
 
     Unit attentions are left alone: they are the initiator's, not the copy's.
     """
-    cdb = struct.pack(">BxQIxx", opcode, lba, blocks)
-    answer = path.lu.refusal(Command(cdb, path))
+    answer = _refusal(path, opcode, lba, blocks)
     if answer is not None:
         raise Refused(path, answer)
+
+
+def _refusal(path: Path, opcode: Opcode, lba: int, blocks: int) -> Completion | None:
+    return path.lu.refusal(Command(struct.pack(">BxQIxx", opcode, lba, blocks), path))
 
 
 def step(path: Path, *others: Path) -> int:
@@ -88,19 +91,41 @@ def gather(path: Path, ranges: Extents, start: int, length: int, progress: Progr
     return buffers
 
 
-def write(path: Path, lba: int, data: Sequence[Any], progress: Progress) -> Moving:
-    """Write buffers that are whole blocks together. Raises Refused."""
+def write(
+    path: Path, lba: int, data: Sequence[Any], progress: Progress, *, alone: bool = False
+) -> Moving:
+    """Write buffers that are whole blocks together. Raises Refused.
+
+    Args:
+        alone: ask the unit and write with nobody else in it. It does not have the command among its
+            tasks: so a reservation there that has been answered keeps it out all the same.
+    """
     lu = path.lu
     view = memoryview(data[0] if len(data) == 1 else b"".join(data)).cast("B").toreadonly()
     at = 0
     while at < len(view):
         piece = view[at : at + lu.step * lu.block_length]
         blocks = len(piece) // lu.block_length
-        check(path, Opcode.WRITE_16, lba, blocks)
-        yield from _operate(path, Operation(Kind.WRITE, lba, blocks, data=piece))
+        if alone:
+            yield from _write_alone(path, lba, blocks, piece)
+        else:
+            check(path, Opcode.WRITE_16, lba, blocks)
+            yield from _operate(path, Operation(Kind.WRITE, lba, blocks, data=piece))
         progress.operations += 1
         lba += blocks
         at += len(piece)
+
+
+def _write_alone(path: Path, lba: int, blocks: int, data: memoryview) -> Moving:
+    def steps() -> Sequel:
+        answer = _refusal(path, Opcode.WRITE_16, lba, blocks)
+        if answer is None:
+            yield Operation(Kind.WRITE, lba, blocks, data=data)
+        return answer
+
+    answer = yield from _operate(path, Exclusive(steps, lba, blocks))
+    if answer is not None:
+        raise Refused(path, answer)
 
 
 def zero(path: Path, lba: int, blocks: int, progress: Progress) -> Moving:

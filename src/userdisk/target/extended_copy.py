@@ -104,7 +104,7 @@ def _extended_copy(lu: LogicalUnit, command: Command, length: int) -> Steps:
         segments = list(_checked(command.path, asked))
         for number, segment in enumerate(segments):
             progress.segments = number + 1
-            yield from _copy(segment, number, asked.segments[number], asked, progress)
+            yield from _copy(command.path, segment, number, asked.segments[number], asked, progress)
     except CheckCondition as refused:
         answer = lu.check_condition(refused.sense, length)
         progress.end(State.FAILED, answer.status, answer.sense)
@@ -288,12 +288,13 @@ def _fail(
 
 
 def _copy(
-    segment: _Segment, number: int, asked: _Asked, whole: _List, progress: Progress
+    path: Path, segment: _Segment, number: int, asked: _Asked, whole: _List, progress: Progress
 ) -> copying.Moving:
     source, destination, source_lba, destination_lba, length = segment
     source_length, destination_length = source.lu.block_length, destination.lu.block_length
     size = copying.step(destination, source)
     before = progress.transferred
+    elsewhere = destination.lu is not path.lu
     within = 0 < destination_lba - source_lba < length // source_length
     backward = within and source.lu.gate is destination.lu.gate
     offsets = range(0, length, size)
@@ -307,7 +308,7 @@ def _copy(
             data = yield from copying.read(source, lba, blocks, progress)
             role = _DESTINATION
             lba = destination_lba + offset // destination_length
-            yield from copying.write(destination, lba, data, progress)
+            yield from copying.write(destination, lba, data, progress, alone=elsewhere)
         except copying.Refused as refused:
             # of what is written from the end on, nothing counts before all of it is
             left = length - (0 if backward else written)
