@@ -85,7 +85,8 @@ def failing(world: World) -> None:
 def sanitize_failed(world: World) -> None:
     """A SANITIZE has failed."""
     world.units[0].failing = errors.WriteError
-    world.command(world.manager, bytes.fromhex("48820000000000000000").ljust(16, b"\0"))
+    flags = world.random.choice((0x80, 0xA0))
+    world.command(world.manager, bytes([0x48, flags | 2]).ljust(16, b"\0"))
     world.units[0].failing = None
 
 

@@ -204,7 +204,7 @@ def _reserve_out(world: World, row: Row, nexus: Nexus) -> _Made:
     action = row.service_action or 0
     own = world.nexuses.index(nexus) + 1
     kind = rng.choice((1, 3, 5, 6, 7, 8))
-    if rng.random() < 0.5:
+    if rng.random() < (0.8 if action == 7 else 0.5):
         for each in world.nexuses:
             world.command(each, bytes([0x17]).ljust(16, b"\0"))
         for each in {nexus, rng.choice(world.nexuses)}:
@@ -215,11 +215,18 @@ def _reserve_out(world: World, row: Row, nexus: Nexus) -> _Made:
             for each in {nexus, rng.choice(world.nexuses)}:
                 world.command(each, *_out(6, 0, 0, world.nexuses.index(each) + 1))
         if action in (2, 4, 5, 7):
-            world.command(nexus, *_out(1, kind, own, 0))
-    key = rng.choice((own, own, own, own, own, 0, 3))
+            world.command(nexus, *_out(2, kind, own, 0))
+            world.command(nexus, *_out(1, rng.choice((1, 3)) if action == 7 else kind, own, 0))
+    key = rng.choice((own, own, own, own, own, 0, 3) if action != 7 else (own,))
     other = rng.choice((own, 1, 2, 3, 1, 2, 3, 0))
     flags = 0
     extra = b""
+    if action == 0 and rng.random() < 0.1:  # for a nexus that is registered already, by another
+        world.command(world.nexuses[0], *_out(6, 0, 0, 1, flags=4))
+        world.command(world.nexuses[1], *_out(6, 0, 0, 0))
+        ids = transport_id("one")
+        data = struct.pack(">QQ4xB3xI", 0, 2, 8, len(ids)) + ids
+        return struct.pack(">BBB2xIx", 0x5F, 0, 0, len(data)), data
     if action in (0, 6):
         flags = rng.choice((0, 0, 0, 4, 1, 8, 9))
         if action == 0 and rng.random() < 0.3:
@@ -239,8 +246,8 @@ def _reserve_out(world: World, row: Row, nexus: Nexus) -> _Made:
     return struct.pack(">BBB2xIx", 0x5F, action, kind, len(data)), data
 
 
-def _out(action: int, kind: int, key: int, own: int) -> _Made:
-    data = struct.pack(">QQ8x", key, own)
+def _out(action: int, kind: int, key: int, own: int, flags: int = 0) -> _Made:
+    data = struct.pack(">QQ4xB3x", key, own, flags)
     return struct.pack(">BBB2xIx", 0x5F, action, kind, len(data)).ljust(16, b"\0"), data
 
 
@@ -292,7 +299,7 @@ def _extended_copy(world: World, row: Row, nexus: Nexus) -> _Made:
     rng = world.random
     a, b = rng.choice(((0, 0), (0, 2), (2, 0), (1, 1), (0, 3)))
     segments = b""
-    for _ in range(rng.choice((0, 1, 1, 2, 2, 2, 2, 65, 1025))):
+    for _ in range(rng.choice((0, 1, 1, 2, 2, 2, 2, 260))):
         source, blocks = _place(world, 8)
         destination, _ = _place(world, 0)
         destination = min(destination, world.unit.block_count - blocks)
@@ -392,3 +399,30 @@ _MAKERS: dict[tuple[int, int | None], _Maker] = {
     (0xA3, 0x0C): _supported_opcodes,
     (0xA4, 0x0A): _set_groups,
 }
+
+#: bytes of parameter lists that say what the rest means: those are the ones to get wrong
+_TELLING: dict[tuple[int, int], tuple[int, ...]] = {
+    (0x5F, 0): (8, 15, 20, 24, 27, 28, 31),
+    (0x5F, 6): (8, 15, 20, 24, 27, 28, 31),
+    (0x5F, 7): (7, 15, 17, 19, 20, 23, 24, 27),
+    (0x83, 0x10): (0, 1, 2, 4, 5, 8, 9, 10, 14, 15, 16, 24, 26),
+    (0x83, 0x11): (0, 1, 2, 8, 15, 16, 534, 535, 536, 544),
+}
+
+
+def spoiled(world: World, row: Row, data: bytes) -> bytes:
+    """Data-out with one byte wrong, or cut off."""
+    rng = world.random
+    changed = bytearray(data)
+    if rng.random() < 0.3:
+        return data[: rng.randrange(len(data))]
+    places: tuple[int, ...] = _TELLING.get((row.opcode, row.service_action or 0), ())
+    if row.opcode == 0x83 and row.service_action == 0 and len(data) > 16:
+        segments = 16 + int.from_bytes(data[2:4], "big")
+        places = (0, 1, 2, 3, 8, 11, 15, 16, 23, segments, segments + 1, segments + 3)
+    if not places or rng.random() < 0.3:
+        places = (rng.randrange(rng.choice((8, 32, 64, 256))),)
+    place = rng.choice(places)
+    if place < len(changed):
+        changed[place] = rng.choice((0, 0, 1, 2, 5, 8, 0x10, 0x40, 0x80, 0xFF))
+    return bytes(changed)
