@@ -108,7 +108,7 @@ class _Check:
     def edges(self) -> None:
         """One block and the longest transfer, at both ends of the disk."""
         for window in (self.windows[0], self.windows[-1]):
-            for blocks in sorted({1, 2, min(3, window.blocks), min(self.most, window.blocks)}):
+            for blocks in sorted({min(n, window.blocks) for n in (1, 2, 3, self.most)}):
                 for lba in (window.lba, window.end - blocks):
                     if lba >= window.lba:
                         self.checked_write(window, lba, blocks, fua=blocks == 1)
