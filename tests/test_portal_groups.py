@@ -175,9 +175,11 @@ def test_no_write_of_a_port_in_standby_begins_after_the_answer() -> None:
     with groups(unit, 1, 2) as (server, (one, _)):
         stop = threading.Event()
         refused = threading.Semaphore(0)
+        connected = threading.Barrier(4, timeout=10)  # in standby they could not
 
         def write(isid: int) -> None:
             with connect(one, isid=isid) as initiator:
+                connected.wait()
                 while not stop.is_set():
                     tasks = [
                         initiator.session.command(
@@ -194,6 +196,7 @@ def test_no_write_of_a_port_in_standby_begins_after_the_answer() -> None:
         for thread in threads:
             thread.start()
         try:
+            connected.wait()
             for _ in range(10):
                 seen = unit.calls["write"]
                 eventually(lambda seen=seen: unit.calls["write"] > seen)  # type: ignore[misc]
