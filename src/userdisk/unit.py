@@ -339,7 +339,11 @@ _CALLED_WITH = {
     "write": ("lba", "data", "fua"),
     "flush": (),
     "unmap": ("extents",),
+    "zero": ("lba", "blocks", "fua"),
+    "extents": ("lba", "blocks"),
     "usage": (),
+    "erase": (),
+    "crypto_erase": (),
 }
 
 
@@ -367,8 +371,10 @@ def _parameters_of(unit: StorageUnit) -> Parameters:
         _check_truth(name, getattr(unit, name))
     cache, unmap = unit.cache_supported, unit.unmap_supported
     unmap = overrides(unit, "unmap") if unmap is None else unmap
-    if unit.soft_threshold and not (unmap and overrides(unit, "usage")):
-        raise UsageError(f"soft_threshold: {kind} does not both unmap blocks and tell its usage")
+    if unit.soft_threshold and not unmap:
+        raise UsageError(f"soft_threshold: is for thin disks, and {kind} does not offer unmap")
+    if unit.soft_threshold and not overrides(unit, "usage"):
+        raise UsageError(f"soft_threshold: {kind} has no usage() method to watch")
     return Parameters(
         guid=_guid_of(unit),
         block_count=unit.block_count,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.serving import serving
+from tests.cli.serving import run, serving
 from tests.kit.link import INITIATOR
 from tests.kit.sockets import eventually
 from userdisk.initiator_client import Initiator, ScsiError, parse_url, sense_codes
@@ -65,8 +65,32 @@ def test_the_next_process_goes_on(tmp_path: Path, number: int) -> None:
     assert (saved["kind"], saved["pattern"], saved["passes"]) == ("WRITE", PATTERN.hex(), PASSES)
 
     with serving(image) as served, session(served.urls[0]) as initiator:
+        assert "16 MiB, 512-byte blocks, being sanitized\n" in served.text
         assert not ready(initiator)
         eventually(lambda: ready(initiator), 60)
     block = (PATTERN * 512)[:512]
     assert image.read_bytes() == block * (SIZE // 512)
     assert "sanitize" not in json.loads(state.read_text())
+
+
+@pytest.mark.parametrize("saved", [5, {"kind": "WRITE"}, {"kind": "READ", "unrestricted": False}])
+def test_a_damaged_state_file_is_one_clear_line(tmp_path: Path, saved: object) -> None:
+    image = disk(tmp_path / "disk.img")
+    state = tmp_path / "disk.img.userdisk"
+    guid = "5f0c3a52-6d1e-4c55-8f0f-3d0f5a1c7b10"
+    state.write_text(json.dumps({"version": 1, "guid": guid, "sanitize": saved}))
+    done = run(image)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert f"{state}: its sanitize operation is not valid" in line
+    assert 'restore the file, or remove "sanitize" from it' in line
+
+
+def test_a_failed_one_is_shown(tmp_path: Path) -> None:
+    image = disk(tmp_path / "disk.img")
+    saved = {"kind": "WRITE", "unrestricted": True, "pattern": "00", "failed": True}
+    guid = "5f0c3a52-6d1e-4c55-8f0f-3d0f5a1c7b10"
+    state = {"version": 1, "guid": guid, "sanitize": saved}
+    (tmp_path / "disk.img.userdisk").write_text(json.dumps(state))
+    with serving(image, "--removable") as served:
+        assert "512-byte blocks, removable, its SANITIZE has failed\n" in served.text

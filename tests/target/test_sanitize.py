@@ -580,20 +580,25 @@ def test_a_unit_that_is_write_protected_now_waits() -> None:
         {"passes": 0},
         {"passes": 32},
         {"passes": "1"},
+        {"passes": 1.5},
+        {"passes": True},
+        {"unrestricted": "no"},
+        {"invert": 0},
+        {"failed": None},
         {"more": 1},
     ],
 )
 def test_what_was_saved_and_is_no_plan(disk: Disk, change: dict[str, Any]) -> None:
     disk.begin()
     disk.saved.save("sanitize", disk.saved.get("sanitize") | change)
-    with pytest.raises(UsageError, match="sanitized"):
+    with pytest.raises(UsageError, match="sanitize operation is not valid"):
         disk.restarted()
 
 
 @pytest.mark.parametrize("value", [1, "x", [], ["kind"], {}])
 def test_what_was_saved_and_is_nothing_like_it(disk: Disk, value: Any) -> None:
     disk.saved.save("sanitize", value)
-    with pytest.raises(UsageError, match="sanitized"):
+    with pytest.raises(UsageError, match="sanitize operation is not valid"):
         disk.restarted()
 
 

@@ -145,15 +145,15 @@ def test_wrong_percentages(percent: Any) -> None:
 
 
 def test_a_threshold_needs_a_thin_unit_that_tells_its_usage() -> None:
-    for wrong in (lambda: RamUnit(soft_threshold=80), lambda: Thin(unmap_supported=False)):
-        with pytest.raises(UsageError, match=r"soft_threshold: .* usage"):
-            wrong()
+    with pytest.raises(UsageError, match=r"soft_threshold: RamUnit has no usage\(\) method"):
+        RamUnit(soft_threshold=80)
+    with pytest.raises(UsageError, match=r"soft_threshold: .* Thin does not offer unmap"):
+        Thin(unmap_supported=False)
 
 
-def test_a_usage_that_takes_arguments() -> None:
-    class Wrong(InlineRamUnit):
-        def usage(self, what: int) -> Usage:  # type: ignore[override]
-            return Usage(0, 0)
-
-    with pytest.raises(UsageError, match=r"is called as usage\(\)"):
-        Wrong()
+@pytest.mark.parametrize("name", ["usage", "erase", "crypto_erase", "zero", "extents"])
+def test_a_method_that_cannot_be_called(name: str) -> None:
+    """The author is told at once, not when SANITIZE or LOG SENSE comes."""
+    wrong = type("Wrong", (InlineRamUnit,), {name: lambda self, a, b, c, d: None})
+    with pytest.raises(UsageError, match=rf"Wrong\.{name}: is called as {name}\("):
+        wrong()

@@ -144,7 +144,7 @@ def _disk_size(path: str, size: int | None, read_only: bool) -> int:
         found = os.stat(path)
     except FileNotFoundError:
         if read_only or size is None:
-            hint = "" if read_only else "; give a size to create it"
+            hint = "" if read_only else "; give a size (--size) to create it"
             raise UsageError(f"{path}: there is no such image{hint}") from None
         return size
     except OSError as error:
@@ -153,7 +153,7 @@ def _disk_size(path: str, size: int | None, read_only: bool) -> int:
         raise UsageError(f"{path}: is not a file")
     if found.st_size == 0:
         if read_only or size is None:
-            hint = "" if read_only else "; give a size to make a disk of it"
+            hint = "" if read_only else "; give a size (--size) to make a disk of it"
             raise UsageError(f"{path}: the image is empty{hint}")
         return size
     if size is not None and size != found.st_size:

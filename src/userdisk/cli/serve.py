@@ -176,21 +176,22 @@ def _print_start(
 
 def _measure(lus: Sequence[LogicalUnit]) -> None:
     """Read the sizes of the disks again, and say what has changed."""
-    changed = False
+    news = False
     for lu in lus:
         name, before = lu.gate.name, lu.parameters.size
         try:
             lu.gate.unit.measure()
         except (UserdiskError, StorageError, OSError) as error:
-            click.echo(f"{name}: cannot take another size: {error}", err=True)
-            continue
+            why = str(error).removeprefix(f"{name}: ")
+            click.echo(f"{name}: cannot take another size: {why}", err=True)
         except Exception:
             log.exception("unit %s: measure failed", name)
-            continue
-        if lu.parameters.size != before:
-            changed = True
+        else:
+            if lu.parameters.size == before:
+                continue
             click.echo(f"{name}: {size_text(before)}, now {size_text(lu.parameters.size)}")
-    if not changed:
+        news = True
+    if not news:
         click.echo("no disk has another size")
 
 
@@ -211,7 +212,9 @@ def _describe(lu: LogicalUnit) -> str:
     words = [lu.gate.name, size_text(parameters.size), f"{parameters.block_length}-byte blocks"]
     if parameters.write_protected:
         words.append("read-only")
-    words.append(identity_of(lu.gate.unit).note)
+    if parameters.removable:
+        words.append("removable")
+    words += [lu.sanitize.note, identity_of(lu.gate.unit).note]
     return ", ".join(filter(None, words))
 
 

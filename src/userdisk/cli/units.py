@@ -60,8 +60,8 @@ SERVED_UNIT_OPTIONS: Sequence[click.Option] = (
         ["--soft-threshold"],
         type=click.IntRange(1, 99),
         metavar="PERCENT",
-        help="Warn initiators when the file system has less left than this many percent leave of"
-        " the disk's size (80: a fifth).",
+        help="Warn initiators when the file system has less room than 100 - PERCENT percent of the"
+        " disk's size; 80: a fifth.",
     ),
 )
 

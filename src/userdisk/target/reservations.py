@@ -12,7 +12,7 @@ does (the `access` column of the operation table) and what a reservation type ke
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from userdisk.errors import HardwareError, UsageError, UserdiskError
 from userdisk.scsi.reservation import Type
@@ -22,23 +22,10 @@ from userdisk.target.registrations import State
 from userdisk.target.row import Access, Flags, Row
 
 if TYPE_CHECKING:
+    from userdisk.target.logical_unit import Saved
     from userdisk.target.nexus import Nexus, Path
 
 _SAVED_AS = "reservations"
-
-
-class Saved(Protocol):
-    """Where state is saved: see `userdisk.target.logical_unit.Saved`."""
-
-    @property
-    def path(self) -> str | None:
-        """The state file; None where nothing outlives the process."""
-
-    def get(self, name: str) -> Any:
-        """What was saved under `name`, or None."""
-
-    def save(self, name: str, value: Any) -> bool:
-        """Save a value durably."""
 
 
 class _Rule(NamedTuple):

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from userdisk.target.logical_unit import LogicalUnit
     from userdisk.target.nexus import Path
 
-_SAVED = "sanitize"  # the name of what is saved
+_SAVED_AS = "sanitize"
 _STEP = 1 << 20  # bytes written at a time, at most
 _IMMED, _AUSE = 0x80, 0x20
 _HEADER = 4  # of the overwrite parameter list
@@ -77,6 +77,14 @@ class Sanitize(Aspect):
         plan = self._plan
         if plan is not None and not plan.failed and not self._lu.parameters.write_protected:
             self._lu.background.start(self._run(plan))
+
+    @property
+    def note(self) -> str:
+        """What the person who serves the disk should know, or empty."""
+        plan = self._plan
+        if plan is None:
+            return ""
+        return "its SANITIZE has failed" if plan.failed else "being sanitized"
 
     def check_idle(self) -> None:
         """Raise CheckCondition while an operation is in progress or has failed."""
@@ -143,7 +151,7 @@ class Sanitize(Aspect):
     def _become(self, plan: Plan | None) -> None:
         """Save and take on a new state; raises HardwareError if it cannot be saved."""
         try:
-            self._lu.saved.save(_SAVED, None if plan is None else _encode(plan))
+            self._lu.saved.save(_SAVED_AS, None if plan is None else _encode(plan))
         except UserdiskError as error:
             if plan is None or not plan.failed:  # a failure is one all the same
                 raise HardwareError(str(error)) from error
@@ -221,11 +229,13 @@ def _encode(plan: Plan) -> dict[str, Any]:
 
 def _saved(lu: LogicalUnit) -> Plan | None:
     """What an earlier process has begun."""
-    values = lu.saved.get(_SAVED)
+    values = lu.saved.get(_SAVED_AS)
     if values is None:
         return None
     try:
         plan = Plan(**{**values, "kind": Kind[values["kind"]]})
+        if [type(each) for each in plan[1:]] != [bool, str, int, bool, bool]:
+            raise TypeError(plan)
         length = len(bytes.fromhex(plan.pattern))
         if plan.kind not in _KINDS or (plan.kind is Kind.WRITE) != (length > 0):
             raise ValueError(plan)
@@ -233,8 +243,8 @@ def _saved(lu: LogicalUnit) -> Plan | None:
             raise ValueError(plan)
     except (TypeError, ValueError, KeyError):
         raise UsageError(
-            f"unit {lu.gate.name}: its saved state says that it is being sanitized, but not how:"
-            f" {values!r}"
+            f"{lu.saved.path}: its sanitize operation is not valid ({values!r}): restore the file,"
+            f' or remove "{_SAVED_AS}" from it, and sanitize the disk again'
         ) from None
     return plan
 

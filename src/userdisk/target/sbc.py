@@ -89,11 +89,15 @@ def read_capacity_16(lu: LogicalUnit, command: Command) -> Completion:
     """Size, block lengths and provisioning."""
     cdb = command.cdb
     _check_partial(int.from_bytes(cdb[2:10], "big"), bool(cdb[14] & 1))
-    data = capacity.long(
+    return data_in(capacity_data(lu), int.from_bytes(cdb[10:14], "big"))
+
+
+def capacity_data(lu: LogicalUnit) -> bytes:
+    """READ CAPACITY(16) data, which is also in ROD tokens."""
+    return capacity.long(
         lu.block_count,
         lu.block_length,
         exponent=(lu.parameters.physical_block_length // lu.block_length).bit_length() - 1,
         provisioned=provisioning.offered(lu),
         zeroes=lu.gate.unit.unmap_zeroes,
     )
-    return data_in(data, int.from_bytes(cdb[10:14], "big"))

@@ -12,14 +12,15 @@ import struct
 from typing import TYPE_CHECKING
 
 from userdisk.operation import Exclusive, Sequel
-from userdisk.scsi import capacity, inquiry, rod_token, sense
+from userdisk.scsi import inquiry, rod_token, sense
 from userdisk.scsi import third_party_copy as limits
 from userdisk.scsi.copy_status import BLOCKS, Progress, State
 from userdisk.scsi.opcodes import ThirdPartyCopyOut
 from userdisk.scsi.sense import Asc, Pointer, Sense, SenseKey
-from userdisk.target import copying, provisioning, rods
+from userdisk.target import copying, rods, sbc
 from userdisk.target.command import BUSY, GOOD, CheckCondition, Command, Completion, Steps
 from userdisk.target.data_out import receive_all
+from userdisk.target.extent import check_range
 from userdisk.unit import Extents
 
 if TYPE_CHECKING:
@@ -69,8 +70,7 @@ def _ranges(lu: LogicalUnit, data: bytes, start: int, described: int) -> Extents
         if left < 0:
             raise CheckCondition(sense.invalid_field_in_parameter_list(at + 8))
         if blocks:
-            if lba + blocks > lu.block_count:
-                raise CheckCondition(sense.lba_out_of_range(max(lba, lu.block_count)))
+            check_range(lu, lba, blocks)
             found.append((lba, blocks))
     last = 0
     for lba, blocks in sorted(found):
@@ -136,13 +136,7 @@ def _token(path: Path, ranges: Extents) -> bytes:
         lu.random(rod_token.RANDOM_LENGTH),
         unit=rod_token.identification(names[0], lu.block_length),
         size=sum(blocks for _, blocks in ranges) * lu.block_length,
-        capacity=capacity.long(
-            lu.block_count,
-            lu.block_length,
-            exponent=(what.physical_block_length // lu.block_length).bit_length() - 1,
-            provisioned=provisioning.offered(lu),
-            zeroes=lu.gate.unit.unmap_zeroes,
-        ),
+        capacity=sbc.capacity_data(lu),
         target=device.encode(),
     )
 
@@ -198,9 +192,6 @@ def _rod(
     if header.kind != limits.CHANGE_VULNERABLE:
         raise _invalid(Asc.UNSUPPORTED_TOKEN_TYPE)
     rod = rods.find(command.path.nexus.target, token)
-    if rod.end > rod.lu.block_count:  # the unit has become smaller since
-        rod.lu.rods.remove([rod], Asc.TOKEN_CANCELLED)
-        raise _invalid(Asc.TOKEN_CANCELLED)
     if offset * lu.block_length >= rod.size:
         raise CheckCondition(sense.invalid_field_in_parameter_list(8))
     if rod.lu.gate is lu.gate and rod.touches(ranges):  # its first write would cancel it
