@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.kit.sockets import connect, eventually, server_of, serving
-from tests.kit.units import KINDS, RamUnit
+from tests.kit.units import KINDS, InlineRamUnit, RamUnit
 from userdisk import portal as portal_module
 from userdisk.gate import Gate
 from userdisk.initiator_client import Initiator, ScsiError, sense_codes
@@ -223,3 +223,35 @@ def test_the_program_ejects_a_served_unit() -> None:
             lu.medium.load(heard.append)
             eventually(lambda: len(heard) == 2)
             assert initiator.read(0, 1) == b"x" * 512
+
+
+class SlowErase(InlineRamUnit):
+    """Everything is inline; `erase` takes as long as the test says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = threading.Event()
+
+    def erase(self) -> None:
+        assert self.go.wait(10)
+        super().erase()
+
+
+def test_sessions_are_answered_while_an_inline_unit_is_erased() -> None:
+    """Both have been on the fast path; a unit that is held for long is not waited for."""
+    unit = SlowErase()
+    with serving(unit) as (_, address), connect(address) as one, connect(address, isid=7) as other:
+        for initiator in (one, other):
+            initiator.write(0, b"x" * 512)
+        try:
+            one.execute(bytes.fromhex("4882 0000000000000000"))  # BLOCK ERASE, IMMED
+            for initiator in (one, other):
+                assert codes(initiator, bytes(6)) == (2, 0x04, 0x1B)
+                for cdb in ("28 00 00000000 00 0001 00", "88 00 0000000000000000 00000001 00 00"):
+                    read = initiator.session.command(bytes.fromhex(cdb), read_length=512)
+                    assert sense_codes(initiator.finish(read).sense) == (2, 0x04, 0x1B)
+                initiator.finish(initiator.session.ping(b"there?"))
+        finally:
+            unit.go.set()
+        eventually(lambda: codes(one, bytes(6)) is None)
+        assert one.read(0, 1) == bytes(512)

@@ -127,6 +127,21 @@ def test_reads_go_on_while_the_unit_thinks_about_its_usage() -> None:
         rounds(pool)
 
 
+def test_sessions_are_answered_while_a_serial_unit_thinks_about_its_usage() -> None:
+    """Its reads and writes are inline: no owner waits for the unit, but for its answer."""
+    pool = Pool()
+    pool.hold.clear()
+    with serving(Thin(pool)) as (_, address), connect(address) as initiator:
+        eventually(lambda: pool.asked == 1)
+        read = initiator.session.command(bytes.fromhex("28000000000000000100"), read_length=512)
+        try:
+            initiator.finish(initiator.session.ping(b"there?"))
+            assert not read.done
+        finally:
+            pool.hold.set()
+        assert initiator.finish(read).status == 0
+
+
 def test_units_without_a_threshold_are_not_asked() -> None:
     pool = Pool()
     before = threading.active_count()

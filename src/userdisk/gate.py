@@ -25,7 +25,7 @@ from userdisk import errors
 from userdisk.dispatcher import Dispatcher
 from userdisk.operation import LOOKING, WRITING, Exclusive, Kind, Operation, Sequel
 from userdisk.turns import Turns
-from userdisk.unit import Buffer, Inline, Parameters, StorageUnit, Usage
+from userdisk.unit import Buffer, Inline, Parameters, StorageUnit, Usage, overrides
 
 log = logging.getLogger("userdisk")
 
@@ -73,8 +73,9 @@ class Gate:
         self.all_inline = all(self._inline.values())
         self._turns = Turns(serial=not unit.concurrent)
         #: Take the gate for inline operations, never for long; False: use `submit` instead.
+        bounded = self.all_inline and not overrides(unit, "usage")  # which may take its time
         self.enter: Callable[[], bool] = (
-            self._turns.enter if self.all_inline and self._turns.serial else self._turns.try_enter
+            self._turns.enter if bounded and self._turns.serial else self._turns.try_enter
         )
         #: Give the gate back after `enter` returned True.
         self.leave: Callable[[], None] = self._turns.leave

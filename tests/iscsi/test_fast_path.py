@@ -333,7 +333,7 @@ def test_a_read_before_a_write_shows_what_was_there(
 
 
 @pytest.mark.parametrize("fast", [False, True])
-@pytest.mark.parametrize("operation", ["unmap", "long write"])
+@pytest.mark.parametrize("operation", ["unmap", "long write", "compare and write"])
 def test_a_read_before_a_slow_path_change_shows_what_was_there(fast: bool, operation: str) -> None:
     link = Recorded(LiveRamUnit(), fast=fast)
     link.command(_cdb(0x2A, 0, 64), data_out=b"a" * 32768)
@@ -343,6 +343,16 @@ def test_a_read_before_a_slow_path_change_shows_what_was_there(fast: bool, opera
             struct.pack(">BB6xB", 0x42, 0, 24),
             data_out=struct.pack(">HH4xQI4x", 22, 16, 0, 64),
         )
+    elif operation == "compare and write":  # on a thread of the unit, before this one sends
+        link.session.command(
+            struct.pack(">BBQ3xBxx", 0x89, 0, 0, 1), data_out=b"a" * 512 + b"b" * 512
+        )
+        connection, inbox = link.end.connection, link.end.inbox
+        request = b"".join(bytes(part) for part in link.session.take_output())
+        connection.buffer()[: len(request)] = request
+        connection.received(len(request))
+        inbox.put(inbox.get(timeout=10))  # it has written
+        link.session.received(link.end.settle())
     else:  # more than is immediate
         link.session.command(_cdb(0x2A, 0, 256), data_out=b"b" * 131072)
     link.pump()

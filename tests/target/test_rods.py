@@ -141,8 +141,7 @@ def test_another_medium_cancels_it() -> None:
 def test_a_disk_that_was_cut_cancels_it() -> None:
     a, _, host = pair()
     token = host.token([(10, 10), (COUNT - 1, 1)])
-    lu = host.nexus.paths[0].lu
-    lu.block_count = COUNT - 1
+    a.resized(COUNT - 1)
     gone(host, token, Asc.TOKEN_CANCELLED)
     assert not a.log
 
@@ -332,6 +331,19 @@ def test_a_copy_is_of_one_time(kind: str) -> None:
                 stop.set()
                 writer.join()
     assert good + cancelled == 60
+
+
+@pytest.mark.parametrize("cut", [1004, 1001])
+def test_blocks_that_were_cut_off_come_back_as_others(cut: int) -> None:
+    a, b, host = pair()
+    token, other = host.token([(1000, 8)]), host.token([(0, 8)])
+    a.resized(cut)
+    a.resized(2048)
+    before = bytes(b.memory)
+    gone(host, token, Asc.TOKEN_CANCELLED)
+    assert same(b.memory, before)
+    assert host.write(write_list(other, [(0, 8)]), unit=1).status == 0
+    assert same(b.memory[:4096], a.memory[:4096])
 
 
 def test_a_copy_between_units_of_a_real_server() -> None:

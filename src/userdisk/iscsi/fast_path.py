@@ -97,7 +97,8 @@ def run(connection: Connection) -> None:
     first_stat_sn, first_size = stat_sn, size  # for `_count`, as are writes and written
     writes = written = 0
     learned = False
-    held = path is not None and connection.enter(path.lu.gate)
+    # a unit that is being erased is not waited for
+    held = path is not None and path.ready and connection.enter(path.lu.gate)
     lane = path.lane if held and path.ready else None  # once: another thread may forget it
     if lane is not None:
         # fmt: off
@@ -196,7 +197,7 @@ def run(connection: Connection) -> None:
                 found = connection.paths.get(int.from_bytes(lun, "big"))
                 if found is None:
                     break
-                if not connection.enter(found.lu.gate) or not found.ready:
+                if not (found.ready and connection.enter(found.lu.gate) and found.ready):
                     learned = False  # the path before is not ours any more
                     break
                 if current:

@@ -19,7 +19,7 @@ from userdisk.iscsi.bursts import Bursts
 from userdisk.iscsi.data_out import DataOut, DataOutError, DigestError, UnexpectedDataError
 from userdisk.iscsi.pdu import RejectReason, TargetOpcode
 from userdisk.iscsi.scsi_task import ScsiTask
-from userdisk.operation import Kind, Operation
+from userdisk.operation import LOOKING, Kind, Operation
 from userdisk.scsi import sense
 from userdisk.scsi.sense import SenseKey
 from userdisk.target import task_management
@@ -176,9 +176,9 @@ class Tasks:
         assert path is not None
         gate = path.lu.gate
         self._count(operation, path.lu)
+        if connection.out.live and operation.kind not in LOOKING:
+            connection.out.settle()  # what earlier reads found, wherever this one runs
         if operation.gate is None and gate.runs_inline(operation) and connection.enter(gate):
-            if connection.out.live and operation.kind not in (Kind.READ, Kind.EXTENTS):
-                connection.out.settle()
             gate.run(operation)
             result = outcome(gate, operation)
             if operation.kind is Kind.READ and gate.unit.live_reads:

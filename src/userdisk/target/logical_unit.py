@@ -249,6 +249,7 @@ class LogicalUnit:
         """The unit has another size; with nobody in it, so that no batch knows the old one."""
         self.parameters = self.gate.parameters
         self.block_count = self.parameters.block_count
+        self.rods.resized()
         self.refresh()
         self.establish(Asc.CAPACITY_CHANGED)
         self._announce(Asc.CAPACITY_CHANGED)

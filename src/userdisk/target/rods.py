@@ -122,6 +122,12 @@ class Rods(Aspect):
         """The data is not there any more: another medium."""
         self.remove(list(self._live.values()), Asc.TOKEN_CANCELLED)
 
+    def resized(self) -> None:
+        """The unit has another size: blocks that were cut off come back as others, if at all."""
+        cut = [rod for rod in self._live.values() if rod.end > self._lu.block_count]
+        if cut:
+            self.remove(cut, Asc.TOKEN_CANCELLED)
+
     def _sweep(self) -> None:
         """End what has expired."""
         now = self._lu.clock()
