@@ -168,3 +168,49 @@ def test_reserve_is_answered_when_nobody_else_writes(make: type[RamUnit]) -> Non
         before = writer.statuses[0]
         owner.execute(bytes.fromhex("170000000000"))
         eventually(lambda: writer.statuses[0] > before)
+
+
+class Held(InlineRamUnit):
+    """Writes are inline, and wait until the test lets them go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered, self.go = threading.Event(), threading.Event()
+        self.fault = self._wait
+
+    def _wait(self, name: str, lba: int, blocks: int) -> None:
+        if name == "write":
+            self.entered.set()
+            assert self.go.wait(10)
+
+
+class HeldConcurrent(Held):
+    """Others may be inside meanwhile."""
+
+    concurrent = True
+
+
+@pytest.mark.parametrize("kind", [Held, HeldConcurrent])
+@pytest.mark.parametrize("function", [4, 5, 6])
+def test_a_reset_is_answered_after_the_fast_path_of_another_session(
+    kind: type[Held], function: int
+) -> None:
+    """What it has begun is no task; nothing of it comes after the answer."""
+    unit = kind()
+    with serving(unit) as (_, address), connect(address) as one, connect(address, isid=2) as other:
+        write = one.session.command(bytes.fromhex("2a000000000000000100"), data_out=b"x" * 512)
+        one.send()
+        assert unit.entered.wait(10)
+        reset = other.session.task_management(function)
+        other.send()
+        other.socket.settimeout(0.2)
+        try:
+            with pytest.raises(InitiatorError, match="does not answer"):
+                other.finish(reset)
+            assert not any(unit.memory)
+        finally:
+            unit.go.set()
+        other.socket.settimeout(10)
+        assert other.finish(reset).response == 0
+        assert unit.memory[:512] == b"x" * 512
+        assert one.finish(write).status == 0

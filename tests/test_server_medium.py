@@ -251,6 +251,7 @@ def test_sessions_are_answered_while_an_inline_unit_is_erased() -> None:
                     read = initiator.session.command(bytes.fromhex(cdb), read_length=512)
                     assert sense_codes(initiator.finish(read).sense) == (2, 0x04, 0x1B)
                 initiator.finish(initiator.session.ping(b"there?"))
+                assert initiator.finish(initiator.session.task_management(5)).response == 0
         finally:
             unit.go.set()
         eventually(lambda: codes(one, bytes(6)) is None)

@@ -159,6 +159,17 @@ class Gate:
         if not self._dispatcher.refuse([operation]):
             operation.perform(self.unit)
 
+    def when_left(self, done: Callable[[], None]) -> None:
+        """Call `done` when all who are in the unit now have left it: at once, or on a thread of it.
+
+        A caller who has entered leaves first. While the unit is barred, nobody is in it but the
+        owner of the bar, who may be long and is not waited for.
+        """
+        if self._dispatcher.bars or self._turns.vacant():
+            done()
+        else:
+            self.submit(Exclusive(_nothing), lambda _: done())
+
     def call(self, operation: Operation, *, wait: bool = True) -> None:
         """Run an operation that is not part of a command. Blocks, if it is to `wait` for the end.
 
@@ -293,6 +304,10 @@ class Gate:
         failure = errors.HardwareError(message)
         self._count(failure, Kind.READ)
         return failure
+
+
+def _nothing() -> Sequel:
+    yield from ()
 
 
 def _on_main_thread() -> bool:

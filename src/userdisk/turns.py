@@ -43,6 +43,15 @@ class Turns:
         self.enter_alone: Callable[[], object] = lock.acquire if serial else self._enter_alone
         self.leave_alone: Callable[[], None] = lock.release if serial else self._leave_alone
 
+    def vacant(self) -> bool:
+        """Whether there was a moment in this call with nobody inside."""
+        if not self.serial:
+            return not self._inside
+        free = self._lock.acquire(False)
+        if free:
+            self._lock.release()
+        return free
+
     def _enter(self) -> bool:
         while not self._try_enter():
             with self._lock:

@@ -296,6 +296,7 @@ class Tasks:
         if self._functions > _FUNCTION_LIMIT:
             self._managed(function, itt, Response.REJECTED)
         else:
+            connection.leave()
             task_management.manage(function, session.nexus, request.lun, task, respond)
 
     def _managed(self, function: int, itt: int, response: int) -> None:

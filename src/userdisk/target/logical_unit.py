@@ -231,6 +231,16 @@ class LogicalUnit:
                 path.attentions.add(attention)
             self._refresh()
 
+    def when_left(self, done: Callable[[], None]) -> None:
+        """Call `done` when the batches of other nexuses that run now have ended.
+
+        Their fast paths have commands that the task set does not know.
+        """
+        if self.shared:
+            self.gate.when_left(done)
+        else:
+            done()
+
     def refresh(self) -> None:
         """What aspects say has changed, or the unit's size: see `userdisk.target.aspect`."""
         with self.lock:

@@ -2,7 +2,8 @@
 
 RFC 7143 11.5 and 11.6 (codes), SAM-6 7 (functions). A function marks tasks as aborted and has
 their owners give them up; it is answered when the last of them has left its unit, so that nothing
-of an aborted command happens after the answer.
+of an aborted command happens after the answer. What fast paths of others have begun is no task, and
+runs to its end: where a function ends commands of others, that comes before the answer as well.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ def manage(
 
     Args:
         function: as in `Function`; anything else is answered NOT_SUPPORTED.
-        nexus: where the function came from.
+        nexus: where the function came from; its port has left the unit's gate.
         lun: the 8-byte LUN field; of no meaning for target resets.
         task: for ABORT TASK, the pending task that it names; None if there is no such task.
         done: called once with the response code, on the thread that ends the last task, perhaps
@@ -145,7 +146,7 @@ def _apply(
     if not units:
         done(Response.COMPLETE)
         return
-    everything = _Countdown(units[0].lock, len(units) + 1, lambda: done(Response.COMPLETE))
+    everything = _Countdown(units[0].lock, 2 * len(units) + 1, lambda: done(Response.COMPLETE))
     marked: list[Abortable] = []
     for lu in units:
         if rule.reset is not None:
@@ -155,6 +156,10 @@ def _apply(
             losers = {task.nexus for task in fresh} - {nexus}
             if losers:
                 lu.establish(rule.cleared, losers)
+        if rule.others:
+            lu.when_left(everything.arrive)
+        else:
+            everything.arrive()
         marked += fresh
     for task in marked:
         task.abort()
