@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tests.conformance import suite
 from tests.conformance.configurations import USERS, Configuration
+from tests.conformance.expectations import short
 from tests.conformance.suite import Result
 from tests.kit.server import serve
 
@@ -81,7 +82,8 @@ class Matrix:
                 for test in tests:
                     if self._stopped:
                         raise RuntimeError("the run was stopped")
-                    result = suite.run(urls, test, configuration.suite)
+                    writing = ("-d",) if configuration.may_lose_data(short(test)) else ()
+                    result = suite.run(urls, test, (*writing, *configuration.suite))
                     if len(pending) > 1:
                         pending.pop(0).set_result(result)
             pending.pop().set_result(result)  # only now: the server has ended well

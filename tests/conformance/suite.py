@@ -59,8 +59,8 @@ def version() -> str:
 
 
 def run(urls: Sequence[str], test: str, options: Sequence[str] = ()) -> Result:
-    """Run one test against the logical unit at `urls` (its paths), whose data is lost. Blocks."""
-    command = [PROGRAM, "-d", "-V", *options, "-t", test, *urls]
+    """Run one test against the logical unit at `urls` (its paths). Blocks."""
+    command = [PROGRAM, "-V", *options, "-t", test, *urls]
     try:
         done = subprocess.run(command, capture_output=True, timeout=TIMEOUT, check=False)
     except subprocess.TimeoutExpired as error:

@@ -9,13 +9,15 @@ from contextlib import contextmanager
 import pytest
 
 from tests.conformance import report, suite
-from tests.conformance.configurations import CONFIGURATIONS, Configuration
-from tests.conformance.expectations import EXPECTED, objection, short
+from tests.conformance.configurations import BY_NAME, CONFIGURATIONS, Configuration
+from tests.conformance.expectations import EXPECTED, expected, objection, short
 from tests.conformance.matrix import Matrix
 from tests.conformance.suite import Result
 from tests.kit.requires import requires
 
 _PASSED = "\n    tests      1      1      1      0\n"
+_RESERVATIONS = ("EA", "WE", "EARO", "WERO", "EAAR", "WEAR")
+_RESET = "iSCSITMF.LUNResetSimpleAsync"
 _FAILED = "\n    tests      1      1      0      1\n"
 
 
@@ -81,6 +83,60 @@ def test_objections() -> None:
     assert objection(configuration, "SCSI.X.Y", Result("pass", (), "")) is None
     assert objection(configuration, "SCSI.X.Y", Result("skip", ("x",), "")) is not None
     assert objection(configuration, "SCSI.X.Y", Result("fail", ("x",), "")) is not None
+
+
+def test_an_excuse_is_for_exactly_what_is_listed() -> None:
+    configuration, test = BY_NAME["3 TiB"], "SCSI.Verify10.ZeroBlocks"
+    said = (
+        "VERIFY10 successful but should have failed with"
+        " ILLEGAL_REQUEST(0x05)/LBA_OUT_OF_RANGE(0x2100)",
+        "test_verify10_0blocks.c:33  - CU_ASSERT_EQUAL(_r,0)",
+        "test_verify10_0blocks.c:43  - CU_ASSERT_EQUAL(_r,0)",
+    )
+    assert objection(configuration, test, Result("fail", said, "")) is None
+    elsewhere = said[2].replace("43", "53")
+    for other in (said[:2], (*said, elsewhere), (*said[:2], elsewhere)):
+        assert objection(configuration, test, Result("fail", other, "")) is not None
+
+
+@requires(suite.PROGRAM)
+def test_excuses_are_for_single_tests() -> None:
+    """Which kinds of disk have what excused: a new excuse is meant to be noticed here."""
+    excused = {
+        configuration.number: {
+            short(test)
+            for test in suite.list_tests()
+            if (entry := expected(configuration, test)) and entry.outcome == "fail"
+        }
+        for configuration in CONFIGURATIONS
+    }
+    access = {f"ProutReserve.Access{kind}" for kind in _RESERVATIONS}
+    dpo = {f"WriteVerify{length}.Dpo" for length in (10, 12, 16)}
+    assert excused.pop("6") == access | dpo
+    assert excused.pop("3") == access | {"WriteSame10.UnmapUntilEnd", _RESET}
+    assert max(map(len, excused.values())) == 5
+
+
+@requires(suite.PROGRAM)
+def test_only_what_writes_is_kept_from_a_protected_disk() -> None:
+    """Without -d the suite leaves itself out; what the disk is for runs, with -d."""
+    protected = BY_NAME["protected"]
+    wanted = {
+        "SCSI.ReadOnly.ReadOnlySBC": ("-d", "pass"),
+        "SCSI.Write10.Simple": ("", "skip"),
+        "SCSI.Write10.WriteProtect": ("-d", "pass"),
+        "SCSI.ProutReserve.Simple": ("-d", "pass"),
+        "SCSI.ProutReserve.AccessWERO": ("-d", "fail"),
+    }
+    with Matrix({protected: list(wanted)}, jobs=1) as matrix:
+        for test, (option, outcome) in wanted.items():
+            assert protected.may_lose_data(short(test)) == bool(option), test
+            result = matrix.result(protected, test)
+            assert result.outcome == outcome, f"{test}\n{result.log}"
+            assert objection(protected, test, result) is None, test
+    for configuration in CONFIGURATIONS:
+        if configuration is not protected:
+            assert configuration.may_lose_data("Write10.Simple")
 
 
 def test_a_server_that_ends_badly_is_heard_of() -> None:
