@@ -14,7 +14,7 @@ import pytest
 from userdisk import errors
 from userdisk.dispatcher import Dispatcher
 from userdisk.gate import Gate
-from userdisk.operation import Kind, Operation
+from userdisk.operation import Era, Exclusive, Kind, Operation, Sequel
 from userdisk.turns import Turns
 from userdisk.unit import Buffer, Inline, StorageUnit
 
@@ -476,3 +476,30 @@ def test_live_reads_are_copied_before_another_operation(
     waiting.until(3)
     assert first.result == bytes(512)
     assert second.result == b"n" * 512
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_what_is_left_of_an_era_that_is_over_fails(
+    kind: type[Watched], gates: Callable[[StorageUnit], Gate]
+) -> None:
+    unit = kind()
+    gate, waiting = gates(unit), Waiting()
+    over, still = Era(), Era()
+
+    def change() -> Sequel:
+        over.over = errors.NoMedium
+        yield from ()
+
+    def steps() -> Sequel:
+        yield _read(9)
+
+    gate.submit(Exclusive(change), waiting.done)
+    asked = [(_read(1), over), (_read(2), still), (_read(3), over)]
+    asked += [(Exclusive(steps), over), (_read(4), still)]
+    for operation, era in asked:
+        operation.era = era
+        gate.submit(operation, waiting.done)
+    waiting.until(6)
+    failed = [type(operation.error) for operation, _ in asked]
+    assert failed == [errors.NoMedium, type(None), errors.NoMedium, errors.NoMedium, type(None)]
+    assert sorted(lba for lba in unit.order if lba >= 0) == [2, 4]

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from userdisk.errors import Aborted, OutOfRange
+from userdisk.errors import Aborted
 from userdisk.operation import KEEPING, WRITING, Exclusive, Kind, Operation
 from userdisk.turns import Turns
 from userdisk.unit import StorageUnit, overrides
@@ -186,12 +186,12 @@ class Dispatcher:
             self._changed.notify_all()
 
     def _inside(self, operations: Sequence[Operation]) -> Sequence[Operation]:
-        """Those whose blocks exist; the others, asked for before the disk was cut, fail."""
+        """Those that may still run: see `Operation.check`; the others have failed."""
         inside = []
         for operation in operations:
             try:
-                operation.check_bounds(self._unit)
-            except OutOfRange as error:
+                operation.check(self._unit)
+            except Exception as error:
                 operation.fail(error)
             else:
                 inside.append(operation)

@@ -40,6 +40,16 @@ KEEPING = LOOKING | {Kind.FLUSH}
 WRITING = frozenset({Kind.WRITE, Kind.ZERO, Kind.EXCLUSIVE})
 
 
+class Era:
+    """A time in which commands began. When it is over, the operations that they have left fail."""
+
+    __slots__ = ("over",)
+
+    def __init__(self) -> None:
+        #: Makes the error of those operations; set with nobody in the unit.
+        self.over: Callable[[], Exception] | None = None
+
+
 class Operation:
     """One call of a unit's method: what is asked, and then its result or error.
 
@@ -49,9 +59,12 @@ class Operation:
     Args:
         gate: the `Gate` of the unit that is meant, if it is not that of the command's logical unit.
         offload: run it on a thread of the unit even if it is inline: part of a long command.
+
+    Attributes:
+        era: when its command began; None: no command's.
     """
 
-    __slots__ = ("blocks", "data", "done", "error", "extents", "fua", "gate", "kind", "lba",
+    __slots__ = ("blocks", "data", "done", "era", "error", "extents", "fua", "gate", "kind", "lba",
                  "offload", "performed", "queued", "result")  # fmt: skip
 
     def __init__(
@@ -74,6 +87,7 @@ class Operation:
         self.fua = fua
         self.gate = gate
         self.offload = offload
+        self.era: Era | None = None
         self.result: Any = None
         self.error: BaseException | None = None
         self.done: Callable[[Operation], None] | None = None
@@ -82,11 +96,16 @@ class Operation:
 
     def call(self, unit: StorageUnit) -> Any:
         """Call the unit's method; returns what it returns (a coroutine if it is `async def`)."""
-        self.check_bounds(unit)
+        self.check(unit)
         return _CALLS[self.kind](unit, self)
 
-    def check_bounds(self, unit: StorageUnit) -> None:
-        """Raise `OutOfRange` for blocks that the unit had when this was asked, and has no more."""
+    def check(self, unit: StorageUnit) -> None:
+        """Raise an error if much has changed since this was asked; the caller is in the unit.
+
+        `OutOfRange` for blocks that the unit had then and has no more; whatever the era ended with.
+        """
+        if self.era is not None and self.era.over is not None:
+            raise self.era.over()
         end = unit.parameters.block_count
         for lba, blocks in self.extents or ((self.lba, self.blocks),):
             if lba + blocks > end:
@@ -155,6 +174,7 @@ class Exclusive(Operation):
 
     def call(self, unit: StorageUnit) -> Any:
         """Run the steps of a plain unit; returns what they return."""
+        self.check(unit)
         steps = self.steps()
         value, error = None, None
         try:
@@ -167,9 +187,10 @@ class Exclusive(Operation):
 
     async def perform_async(self, unit: StorageUnit) -> None:
         """See `Operation.perform_async`."""
-        steps = self.steps()
         value, error = None, None
         try:
+            self.check(unit)
+            steps = self.steps()
             while True:
                 step = self._next(steps, value, error)
                 await step.perform_async(unit)

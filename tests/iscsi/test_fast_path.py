@@ -444,3 +444,26 @@ def test_a_busy_gate_is_not_waited_for() -> None:
         assert link.run(link.session.ping(b"!")).data == b"!"
     assert link.run(read).status == 0
     link.close()
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_what_changes_while_a_batch_waits_for_the_gate_is_seen(known: bool) -> None:
+    """Somebody is alone in the unit and keeps the path out: its batch looks when it is in."""
+    unit = InlineRamUnit(block_count=BLOCKS)
+    link = Recorded(unit, fast=True)
+    (lu,) = link.target.units
+    (path,) = lu.paths
+    if known:  # the lane is learned
+        link.command(_cdb(0x2A, 0, 1), data_out=bytes(512))
+    enter = lu.gate.enter
+
+    def after_another() -> bool:
+        if not path.attentions:
+            lu.establish(0x2A03)
+        return enter()
+
+    lu.gate.enter = after_another
+    write = link.run(link.session.command(_cdb(0x2A, 0, 1), data_out=b"x" * 512))
+    assert (write.status, write.sense[12:14]) == (2, b"\x2a\x03")
+    assert not any(unit.memory)
+    link.close()

@@ -175,6 +175,28 @@ def test_a_write_that_was_on_its_way_finds_no_medium(disk: Disk) -> None:
     assert not port.reports
 
 
+@pytest.mark.parametrize("forced", [False, True])
+def test_a_write_does_not_go_on_with_the_next_medium(disk: Disk, forced: bool) -> None:
+    port = EnginePort(deferred=True, piece=512)
+    write = port.start(disk.one, bytes.fromhex("2a 00 00000000 00 0002 00"), b"x" * 1024)
+    port.step()  # the first block is there; the second has been asked for
+    if forced:
+        disk.lu.medium.eject(lambda error: None, force=True)
+        disk.gate.run_all()
+    else:
+        assert disk.code(EJECT, disk.two) is None
+    disk.unit.memory[:] = bytes(len(disk.unit.memory))  # another one
+    disk.lu.medium.load(lambda error: None)
+    disk.gate.run_all()
+    while port.waiting:
+        port.step()
+    (completion,) = write.completions
+    assert completion is not None
+    assert sense.decode(completion.sense).code == Asc.MEDIUM_NOT_PRESENT
+    assert not any(disk.unit.memory)
+    assert [disk.code(READY), disk.code(WRITE)] == [CHANGED, None]
+
+
 @pytest.mark.parametrize("cdb", ["89 000000000000000000 000000 01 0000", "35 00 000000000000 0000"])
 def test_so_do_exclusive_operations_and_flushes(disk: Disk, cdb: str) -> None:
     port = EnginePort(deferred=True)

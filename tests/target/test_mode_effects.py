@@ -287,3 +287,13 @@ def test_failures_on_the_way_have_the_same_format() -> None:
 def _broken(name: str, lba: int, blocks: int) -> None:
     if name == "read":
         raise OSError("broken")
+
+
+def test_a_change_waits_for_its_turn_with_nobody_in_the_unit() -> None:
+    disk = Disk()
+    port = EnginePort(deferred=True)
+    data = header() + control(d_sense=True)
+    task = port.start(disk.one, select(len(data)), data)
+    assert isinstance(task.operation, Exclusive) and not disk.lu.descriptor_sense
+    port.step()
+    assert disk.lu.descriptor_sense and task.completions[0] is not None

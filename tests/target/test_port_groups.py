@@ -9,7 +9,8 @@ import pytest
 
 from tests.kit.engine import INITIATOR, EnginePort, Result, target_of
 from tests.kit.units import InlineRamUnit
-from userdisk.scsi import fields, inquiry
+from userdisk.operation import Exclusive
+from userdisk.scsi import fields, inquiry, sense
 from userdisk.scsi.port_groups import AccessState, Cause
 from userdisk.scsi.sense import Asc, Pointer, Sense
 from userdisk.target import operations
@@ -313,3 +314,46 @@ def test_a_reset_leaves_the_states() -> None:
     nexus.paths[0].lu.reset(Asc.LOGICAL_UNIT_RESET)
     assert code(run(nexus, TEST_UNIT_READY)) == (6, 0x2903)
     assert code(run(nexus, TEST_UNIT_READY)) == (2, 0x040B)
+
+
+@pytest.mark.parametrize("state", [S, U, T])
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("cdb", ["2a000000000000000200", "89000000000000000000000000010000"])
+def test_what_was_begun_through_a_port_does_not_go_on(
+    state: AccessState, again: bool, cdb: str
+) -> None:
+    """Nor when the port is active again: its storage may have been elsewhere meanwhile."""
+    target = two_groups()
+    (lu,) = target.units
+    deferred = EnginePort(deferred=True, piece=512)
+    one, two = (
+        deferred.start(nexus_of(target, port), bytes.fromhex(cdb), bytes(512) + b"x" * 512)
+        for port in (1, 2)
+    )
+    assert set_groups(nexus_of(target, 1, 7), set_list((N, 1))).status == 0  # restrains nobody
+    put(target, 2, state)
+    if again:
+        put(target, 2, O)
+    while deferred.waiting:
+        deferred.step()
+    assert [each.status for each in one.completions if each] == [0]
+    (completion,) = two.completions
+    assert completion is not None
+    found = sense.decode(completion.sense)
+    assert (found.key, found.code) == (2, CODES[state])
+    writes = [each for each in lu.gate.unit.log if each[0] == "write"]  # type: ignore[attr-defined]
+    assert len(writes) == (2 if cdb.startswith("2a") else 1)
+
+
+def test_a_change_waits_for_its_turn() -> None:
+    target = two_groups()
+    port = EnginePort(deferred=True)
+    data = set_list((S, 2))
+    cdb = struct.pack(">BB4xI2x", 0xA4, 0x0A, len(data))
+    task = port.start(nexus_of(target, 1), cdb, data)
+    other = nexus_of(target, 2)
+    assert run(other, TEST_UNIT_READY).status == 0 and isinstance(task.operation, Exclusive)
+    port.step()
+    assert task.completions[0] is not None and task.completions[0].status == 0
+    assert code(run(other, TEST_UNIT_READY)) == (6, 0x2A06)
+    assert code(run(other, TEST_UNIT_READY)) == (2, 0x040B)

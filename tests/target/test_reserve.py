@@ -100,6 +100,15 @@ def test_the_nexus_is_lost() -> None:
     assert a.writes()
 
 
+def test_whoever_was_kept_out_by_a_nexus_that_is_lost_is_on_the_fast_path_again() -> None:
+    target, a, b = disk()
+    (path,) = b.nexus.paths.values()
+    assert a.command(RESERVE[6]).status == 0
+    assert path.restricted
+    target.detach(a.nexus)
+    assert path.ready and not path.restricted
+
+
 def test_a_nexus_that_is_lost_before_its_turn_gets_nothing() -> None:
     target, a, b = disk()
     port = EnginePort(deferred=True)

@@ -360,6 +360,20 @@ def test_a_write_that_was_on_its_way_fails(disk: Disk) -> None:
     assert passing.error is None
 
 
+def test_a_write_that_began_before_does_not_go_on_afterwards(disk: Disk) -> None:
+    late = EnginePort(deferred=True)
+    write = late.start(disk.two, WRITE, b"x" * 512)
+    disk.begin()
+    disk.gate.run_all()
+    assert disk.code() is None
+    late.step()
+    (completion,) = write.completions
+    assert completion is not None
+    found = sense.decode(completion.sense)
+    assert (found.key, found.code) == BUSY
+    assert set(ram(disk).memory) == {0xAA}
+
+
 def test_the_unit_is_barred_to_other_ports(disk: Disk) -> None:
     disk.begin()
     passing = Operation(Kind.READ, 0, 1)

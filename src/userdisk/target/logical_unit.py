@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
+from userdisk.operation import Era
 from userdisk.scsi import sense
 from userdisk.scsi.sense import Asc, Sense
 from userdisk.target import operations
@@ -230,6 +231,18 @@ class LogicalUnit:
             for path in self.paths:
                 path.attentions.add(attention)
             self._refresh()
+
+    def end_era(self, over: Callable[[], Exception], port: int | None = None) -> None:
+        """What commands have left to do in the unit fails with this; of all ports, or of one.
+
+        In an `Exclusive`. What restrains a path keeps commands from beginning; this is for those
+        that have begun, and have more operations or data to come.
+        """
+        with self.lock:
+            for path in self.paths:
+                if port in (None, path.nexus.port):
+                    path.era.over = over
+                    path.era = Era()
 
     def when_left(self, done: Callable[[], None]) -> None:
         """Call `done` when the batches of other nexuses that run now have ended.

@@ -3,8 +3,8 @@
 START STOP UNIT and PREVENT ALLOW MEDIUM REMOVAL. Theory of operation:
 
     loaded -> ejected: START STOP UNIT with LOEJ, or `eject`; flushed first, and alone in the unit.
-    What was on its way there then finds no medium: when the eject is answered, nothing changes the
-    unit any more.
+    What was on its way there then finds no medium, even if there is one again by then: when the
+    eject is answered, nothing changes the unit any more.
     ejected -> loaded: the same with START, or `load`; everybody else is told 28/00.
     locked, while any nexus prevents removal: it neither leaves nor comes.
 
@@ -129,6 +129,7 @@ class Medium(Aspect):
                 self.loaded = False
             self._lu.rods.cancel_all()
             self._lu.gate.bar(self, NoMedium)
+            self._lu.end_era(NoMedium)
             self._lu.refresh()
 
         return steps

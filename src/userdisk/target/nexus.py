@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from userdisk.operation import Era
 from userdisk.target.unit_attention import Attentions
 
 if TYPE_CHECKING:
@@ -50,11 +51,11 @@ class Path:
 
     `ready` is False while a unit attention waits or the path is `restricted`: a port's fast path
     reads only this, while it holds the unit's gate. `lane` is what that fast path has learned of
-    the unit; it is forgotten when the unit changes. Everything else is for the logical unit, under
-    its lock.
+    the unit; it is forgotten when the unit changes. `era` is that of the commands that begin now.
+    Everything else is for the logical unit, under its lock.
     """
 
-    __slots__ = ("attentions", "lane", "lu", "lun", "nexus", "ready", "restricted")
+    __slots__ = ("attentions", "era", "lane", "lu", "lun", "nexus", "ready", "restricted")
 
     def __init__(self, nexus: Nexus, lu: LogicalUnit, lun: int) -> None:
         self.nexus = nexus
@@ -64,3 +65,4 @@ class Path:
         self.ready = True
         self.restricted = False  #: an aspect of the unit may refuse commands
         self.lane: Any = None
+        self.era = Era()

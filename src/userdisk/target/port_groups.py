@@ -89,11 +89,20 @@ class PortGroups(Aspect):
             }
             if changed:
                 self.groups = {**self.groups, **changed}
+                for tag in changed:
+                    self._end(tag)
                 self._lu.refresh()
                 self._lu.establish(Asc.ACCESS_STATE_CHANGED, but=but)
             yield from ()
 
         return Exclusive(steps)
+
+    def _end(self, tag: int) -> None:
+        """What was begun through a port that is restrained now does not go on."""
+        rule = _RESTRAINING.get(self.state(tag))
+        if rule is not None:
+            code = rule[1]
+            self._lu.end_era(lambda: CheckCondition(Sense(SenseKey.NOT_READY, code)), tag)
 
 
 def offered(lu: LogicalUnit) -> bool:

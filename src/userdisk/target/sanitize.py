@@ -128,6 +128,7 @@ class Sanitize(Aspect):
             if not self._lu.medium.loaded:
                 raise CheckCondition(sense.medium_not_present())
             self._become(plan)
+            self._lu.end_era(SanitizeInProgress)
             self._lu.rods.cancel_all()
             self._lu.background.start(self._run(plan))
             yield from ()

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from userdisk.errors import StorageError
-from userdisk.operation import Kind, Operation
+from userdisk.operation import Era, Kind, Operation
 from userdisk.scsi import sense
 from userdisk.target.command import (
     CHECK_CONDITION,
@@ -85,11 +85,12 @@ class Task:
     """One command under way; ports may subclass it to keep their own state with it."""
 
     __slots__ = ("_begun", "_happened", "_operation", "_port", "_start", "_steps", "aborted",
-                 "attribute", "enabled", "nexus", "path")  # fmt: skip
+                 "attribute", "enabled", "era", "nexus", "path")  # fmt: skip
 
     def __init__(self, port: Port, nexus: Nexus, attribute: int = Attribute.SIMPLE) -> None:
         self.nexus = nexus
         self.path: Path | None = None
+        self.era: Era | None = None  # the path's, when it was executed
         self.aborted = False
         self.attribute = attribute
         self.enabled = True  # the task set says so
@@ -140,6 +141,8 @@ class Task:
         if self.attribute > Attribute.HEAD_OF_QUEUE:  # there is no ACA to be in
             self._end(_check(self.path, sense.invalid_message()))
             return
+        if self.path is not None:
+            self.era = self.path.era
         try:
             execution = target.execute(self.nexus, lun, cdb, data_out_length, data_in_length, self)
         except Exception as error:
@@ -201,6 +204,8 @@ class Task:
                 value = error = self._operation = None
                 if isinstance(step, Operation):
                     self._operation = step
+                    if step.gate is None or (self.path and step.gate is self.path.lu.gate):
+                        step.era = self.era
                     try:
                         value = port.operate(self, step)
                     except (StorageError, CheckCondition) as failure:
