@@ -41,7 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "transport",
         "portal",
         "usage_watch",
-    },  # fmt: skip
+    },
     "initiator_client": {"errors", "unit", "scsi", "iscsi", "transport"},
     "attach": {"errors", "unit", "operation", "gate", "identity", "backend"},
     "testing": {"errors", "unit", "operation", "gate"},
