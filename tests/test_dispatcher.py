@@ -503,3 +503,49 @@ def test_what_is_left_of_an_era_that_is_over_fails(
     failed = [type(operation.error) for operation, _ in asked]
     assert failed == [errors.NoMedium, type(None), errors.NoMedium, errors.NoMedium, type(None)]
     assert sorted(lba for lba in unit.order if lba >= 0) == [2, 4]
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_an_exclusive_operation_is_alone(
+    kind: type[Watched], gates: Callable[[StorageUnit], Gate]
+) -> None:
+    """Those that were asked for before and after it do not overlap it."""
+    unit = kind()
+    gate, waiting = gates(unit), Waiting()
+    seen: list[int] = []
+
+    def steps() -> Sequel:
+        seen.append(unit.running)
+        yield _read(63)
+        time.sleep(0.002)
+        seen.append(unit.running)
+
+    for number in range(5):
+        for lba in range(8):
+            gate.submit(_read(8 * number + lba), waiting.done)
+        gate.submit(Exclusive(steps), waiting.done)
+    waiting.until(45)
+    assert seen == [0] * 10
+
+
+class Merging(Watched):
+    """Ends the operations of a batch itself, without `perform`."""
+
+    def batch(self, operations: Sequence[object]) -> None:
+        for operation in operations:
+            assert isinstance(operation, Operation)
+            self.order.append(operation.lba)
+            operation.finish(bytes(512))
+
+
+def test_a_batch_gets_nothing_of_an_era_that_is_over(gates: Callable[[StorageUnit], Gate]) -> None:
+    unit = Merging()
+    gate, waiting = gates(unit), Waiting()
+    operations = [_read(lba) for lba in range(4)]
+    operations[1].era = Era()
+    operations[1].era.over = errors.NoMedium
+    for operation in operations:
+        gate.submit(operation, waiting.done)
+    waiting.until(4)
+    assert isinstance(operations[1].error, errors.NoMedium)
+    assert sorted(unit.order) == [0, 2, 3]

@@ -195,6 +195,8 @@ def test_a_write_does_not_go_on_with_the_next_medium(disk: Disk, forced: bool) -
     assert sense.decode(completion.sense).code == Asc.MEDIUM_NOT_PRESENT
     assert not any(disk.unit.memory)
     assert [disk.code(READY), disk.code(WRITE)] == [CHANGED, None]
+    (path,) = disk.one.paths.values()
+    assert path.ready  # for the fast path
 
 
 @pytest.mark.parametrize("cdb", ["89 000000000000000000 000000 01 0000", "35 00 000000000000 0000"])

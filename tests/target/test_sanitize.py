@@ -366,6 +366,7 @@ def test_a_write_that_began_before_does_not_go_on_afterwards(disk: Disk) -> None
     disk.begin()
     disk.gate.run_all()
     assert disk.code() is None
+    assert all(path.ready for path in disk.lu.paths)  # for the fast path
     late.step()
     (completion,) = write.completions
     assert completion is not None
@@ -556,6 +557,18 @@ def test_another_process_erases(action: int) -> None:
     again.lu.sanitize.resume()
     again.gate.run_all()
     assert again.code() is None
+
+
+def test_after_a_restart_the_unit_is_barred_from_the_start(disk: Disk) -> None:
+    disk.begin()
+    again = disk.restarted()
+    write = Operation(Kind.WRITE, 0, 1, data=memoryview(b"x" * 512))
+    again.gate.perform(write)
+    assert isinstance(write.error, SanitizeInProgress)
+    again.lu.sanitize.resume()
+    again.gate.run_all()
+    again.gate.perform(write := Operation(Kind.WRITE, 0, 1, data=memoryview(b"x" * 512)))
+    assert write.error is None
 
 
 def test_a_failure_is_one_after_a_restart() -> None:
