@@ -297,3 +297,16 @@ def test_a_change_waits_for_its_turn_with_nobody_in_the_unit() -> None:
     assert isinstance(task.operation, Exclusive) and not disk.lu.descriptor_sense
     port.step()
     assert disk.lu.descriptor_sense and task.completions[0] is not None
+
+
+def test_a_reset_that_ends_wce_keeps_writes_from_the_fast_path_before_it_flushes() -> None:
+    """What is written after that flush has FUA, or nobody would make it durable."""
+    disk = Disk()
+    parameters = disk.lu.mode_parameters
+    parameters.saved = {**parameters.saved, "caching": {"WCE": 0}}
+    ready: list[bool] = []
+    (path,) = disk.one.paths.values()
+    disk.unit.fault = lambda name, lba, blocks: ready.append(path.ready)
+    assert path.ready
+    parameters.reset()
+    assert ready == [False] and disk.unit.calls["flush"] == 1

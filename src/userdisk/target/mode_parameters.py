@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
 from userdisk.errors import HardwareError, UsageError, UserdiskError
-from userdisk.operation import Kind, Operation, Sequel
+from userdisk.operation import Exclusive, Kind, Operation, Sequel
 from userdisk.scsi import mode, sense
 from userdisk.scsi.sense import Asc
 from userdisk.target.aspect import Aspect
@@ -122,7 +122,12 @@ class ModeParameters(Aspect):
         flush = _restrict(self.current, self.saved)
         self._take(self.saved)
         if flush and not self._lu.parameters.write_protected:
-            self._lu.gate.call(Operation(Kind.FLUSH), wait=False)
+            self._lu.gate.call(Exclusive(self._flush), wait=False)
+
+    def _flush(self) -> Sequel:
+        """After the last batch that knew nothing of the new values."""
+        self._lu.refresh()
+        yield Operation(Kind.FLUSH)
 
 
 def _merged(values: Values, wanted: Values) -> Values:
