@@ -149,19 +149,19 @@ class Dispatcher:
         name = type(self._unit).__name__
         if self._asynchronous:
             started = threading.Event()
-            self._threads.append(
-                threading.Thread(
-                    target=self._run_loop, args=(started,), name=f"{name}-loop", daemon=True
-                )
+            thread = threading.Thread(
+                target=self._run_loop, args=(started,), name=f"{name}-loop", daemon=True
             )
-            self._threads[0].start()
+            thread.start()  # first: one that cannot be started is none
+            self._threads.append(thread)
             started.wait()
             return
         for number in range(self._workers):
-            self._threads.append(
-                threading.Thread(target=self._work, name=f"{name}-worker-{number}", daemon=True)
+            thread = threading.Thread(
+                target=self._work, name=f"{name}-worker-{number}", daemon=True
             )
-            self._threads[-1].start()
+            thread.start()
+            self._threads.append(thread)
 
     def _take(self) -> list[Operation]:
         """The operations to run next; the caller holds the condition."""

@@ -118,6 +118,19 @@ def test_a_nexus_that_is_lost_before_its_turn_gets_nothing() -> None:
     assert b.writes()
 
 
+def test_a_reset_before_its_turn_leaves_nobody_with_the_unit() -> None:
+    target, a, b = disk()
+    port = EnginePort(deferred=True)
+    task = port.start(a.nexus, RESERVE[6])
+    answers: list[int] = []
+    manage(Function.LOGICAL_UNIT_RESET, b.nexus, 0, None, answers.append)
+    while port.waiting:
+        port.step()
+    assert answers == [0]
+    assert task.completions == [None]
+    assert target.units[0].reservations.reserver is None
+
+
 def test_resets_leave_persistent_reservations() -> None:
     _, a, b = disk()
     assert a.out(pr.REGISTER, 0, 1) == a.out(pr.RESERVE, 1, kind=pr.EA) == 0

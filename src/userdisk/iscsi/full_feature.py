@@ -83,7 +83,8 @@ def text(connection: Connection, request: Pdu) -> None:
     assert negotiated is not None
     if length != negotiated.max_recv_data_segment_length:
         connection.negotiated = replace(negotiated, max_recv_data_segment_length=length)
-        connection.recent = None  # its lane knows the old one
+        for path in connection.paths.values():  # what they have learned has the old one in it
+            path.lane = None
 
 
 def logout(connection: Connection, request: Pdu) -> None:

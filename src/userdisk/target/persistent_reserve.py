@@ -21,6 +21,7 @@ from userdisk.target.command import (
 from userdisk.target.data_in import data_in
 from userdisk.target.data_out import receive_all
 from userdisk.target.nexus import Nexus, NexusName
+from userdisk.target.registrations import MOST
 from userdisk.target.service_actions import ACTIONS, Change, Conflict, Request
 
 if TYPE_CHECKING:
@@ -199,11 +200,15 @@ def _specified(
     for nexus in _nexuses(lu):
         known.setdefault(nexus.initiator, {})[nexus.isid] = None
     found = []
+    named = 0
     while at < end:
         (initiator, isid), length = _transport_id(data, at)
         isids = known.get(initiator, ()) if isid is None else (isid,)
         if not isids:  # to register nobody would be no registration
             raise CheckCondition(sense.invalid_field_in_parameter_list(at))
+        named += len(isids) * len(ports)
+        if named > 2 * MOST:  # some may be named twice; see `_enough` of service_actions
+            raise CheckCondition(sense.insufficient_registration_resources())
         names = tuple(NexusName(initiator, each, port) for each in isids for port in ports)
         found.append((at, names))
         at += length

@@ -23,6 +23,8 @@ def reserve(lu: LogicalUnit, command: Command) -> Steps:
 
 def _reserve(lu: LogicalUnit, command: Command) -> Sequel:
     yield from ()
+    if command.task is not None and command.task.aborted:
+        return False  # nobody hears of it, so nobody would release it
     granted = lu.reservations.reserve(command.path)
     if granted:
         lu.refresh()

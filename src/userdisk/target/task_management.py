@@ -149,9 +149,9 @@ def _apply(
     everything = _Countdown(units[0].lock, 2 * len(units) + 1, lambda: done(Response.COMPLETE))
     marked: list[Abortable] = []
     for lu in units:
-        if rule.reset is not None:
-            lu.reset(rule.reset)
         fresh = lu.task_set.mark(lambda each: rule.others or each.nexus is nexus, everything.arrive)
+        if rule.reset is not None:  # after that: a marked RESERVE is not granted any more
+            lu.reset(rule.reset)
         if rule.cleared is not None:
             losers = {task.nexus for task in fresh} - {nexus}
             if losers:
