@@ -10,6 +10,7 @@ BIN := $(VENV)/bin
 # Slow, or needs programs of other projects; everything else is the unit part.
 SYSTEM_TESTS := $(wildcard $(addprefix tests/,attach bench cli conformance docs interop guest \
 	iscsi/test_fuzz*.py target/test_*fuzz.py test_fuzz_coverage.py test_conftest.py \
+	target/test_*model.py target/test_*oracle.py testing \
 	test_block_sessions.py test_fencing.py test_portal_groups.py test_resize.py \
 	test_server_medium.py))
 SOURCES := $(wildcard src tests bench examples)
