@@ -38,6 +38,7 @@ UNREACHABLE: dict[str, str] = {
     "copies.py:begin": "a copy that runs, with the same identifier: test_extended_copy",
     "copies.py:failure_details_lid1": "a copy that runs: test_extended_copy",
     "sanitize.py:steps": "an eject between the check and the turn: test_sanitize",
+    "persistent_reserve.py:_specified": "thousands of names: test_persistent_reserve",
     "service_actions.py:_enough": "thousands of registrations: test_persistent_reserve",
     "data_out.py:receive_all": "a port that brings less than it announced: test_task",
     "data_out.py:receive_blocks": "a port that brings less than it announced: test_task",
