@@ -23,7 +23,7 @@ from collections.abc import Callable
 
 from userdisk import errors
 from userdisk.dispatcher import Dispatcher
-from userdisk.operation import LOOKING, WRITING, Exclusive, Kind, Operation, Sequel
+from userdisk.operation import LOOKING, WRITING, Era, Exclusive, Kind, Operation, Sequel
 from userdisk.turns import Turns
 from userdisk.unit import Buffer, Inline, Parameters, StorageUnit, Usage, overrides
 
@@ -85,6 +85,15 @@ class Gate:
         self.write_through = self._dispatcher.write_through
         self._life = threading.Lock()
         self._opened = False
+        #: Why an operation of this kind must not begin for a port that asks for blocks (NBD, an
+        #: attached disk); None while nothing restrains any. Changed in an `Exclusive`, so that it
+        #: holds for a batch that has entered.
+        self.restraint: Callable[[Kind], errors.StorageError | None] | None = None
+        #: Of the operations that such ports begin now.
+        self.era = Era()
+        #: Several connections have the unit open; read from any thread.
+        self.shared = False
+        self._users = 0
         #: Called when the unit has changed its size, with nobody in it.
         self.resized: list[Callable[[], None]] = []
         unit._resize = self._resize
@@ -119,6 +128,19 @@ class Gate:
                 self._dispatcher.call(self.unit.close)
             finally:
                 self._dispatcher.stop()
+
+    def join(self) -> None:
+        """One more connection has the unit open, until it calls `part`."""
+        self._count_users(1)
+
+    def part(self) -> None:
+        """See `join`."""
+        self._count_users(-1)
+
+    def _count_users(self, more: int) -> None:
+        with self._life:
+            self._users += more
+            self.shared = self._users > 1
 
     # -- inline operations ---------------------------------------------------------------------
 

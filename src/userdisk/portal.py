@@ -19,9 +19,10 @@ from collections import deque
 from collections.abc import Callable
 
 from userdisk import transport
+from userdisk.counters import Tally
 from userdisk.errors import UsageError
 from userdisk.iscsi.connection import Connection, Phase
-from userdisk.iscsi.environment import Environment, Peer, Tally
+from userdisk.iscsi.environment import Environment, Peer
 from userdisk.transport import Waker
 from userdisk.unit import Buffer
 

@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from types import TracebackType
 
+from userdisk.budget import PROCESS_LIMIT, Budget, Buffers
+from userdisk.counters import Tally
 from userdisk.errors import UsageError, UserdiskError, is_bug
 from userdisk.gate import Gate
 from userdisk.iscsi import digest
-from userdisk.iscsi.budget import PROCESS_LIMIT, Budget, Buffers
 from userdisk.iscsi.chap import Credentials
 from userdisk.iscsi.discovery import Portal, parse_advertise, reachable, target_address
-from userdisk.iscsi.environment import Environment, Tally
+from userdisk.iscsi.environment import Environment
 from userdisk.iscsi.keys import Settings
 from userdisk.iscsi.login import Found, Login, LoginConfig, Negotiated, Opened
 from userdisk.iscsi.outgoing import COMMAND_WINDOW
@@ -165,7 +166,7 @@ class Server:
         return self._portals.counters()
 
     def _processed(self, lu: LogicalUnit) -> Processed:
-        counters = self.counters()[lu]
+        counters = self.counters()[lu.gate]
         return Processed(counters.read_bytes, counters.written_bytes)
 
     @property

@@ -11,8 +11,8 @@ import pytest
 
 from tests.kit.link import Link, close, environment_of, target_of
 from tests.kit.units import KINDS, InlineRamUnit, RamUnit
+from userdisk.budget import PROCESS_LIMIT, SESSION_LIMIT
 from userdisk.iscsi import pdu
-from userdisk.iscsi.budget import PROCESS_LIMIT, SESSION_LIMIT
 from userdisk.iscsi.initiator import Task
 
 BLOCKS = 65536  # 32 MiB of 512 bytes

@@ -115,7 +115,7 @@ def test_sense_data_in_descriptor_format(fast: bool) -> None:
     try:
         link.ready()
         link.end.connection._fast = fast
-        counters = link.end.connection.counters[target.units[0]]
+        counters = link.end.connection.counters[target.units[0].gate]
         data = header() + control(d_sense=True)
         assert link.command(select(len(data)), data_out=data).status == 0
         unit.fault = _broken

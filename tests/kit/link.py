@@ -11,8 +11,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from userdisk.budget import PROCESS_LIMIT, Budget, Buffers
 from userdisk.gate import Gate
-from userdisk.iscsi.budget import PROCESS_LIMIT, Budget, Buffers
 from userdisk.iscsi.chap import Credentials
 from userdisk.iscsi.connection import COMMAND_WINDOW, Connection, Phase
 from userdisk.iscsi.discovery import target_address

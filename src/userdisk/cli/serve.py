@@ -33,8 +33,8 @@ from userdisk.cli.units import SERVED_UNIT_OPTIONS, UNIT_HELP, UnitOptions, unit
 from userdisk.errors import StorageError, UserdiskError
 
 if TYPE_CHECKING:
+    from userdisk.counters import Tally
     from userdisk.iscsi.chap import Credentials
-    from userdisk.iscsi.environment import Tally
     from userdisk.target.logical_unit import LogicalUnit
     from userdisk.target.target import Target
 
@@ -221,7 +221,7 @@ def _describe(lu: LogicalUnit) -> str:
 def _print_summary(tally: Tally, lus: Sequence[LogicalUnit], seconds: float) -> None:
     click.echo(f"served for {duration_text(seconds)}")
     for lun, lu in enumerate(lus):
-        done = tally[lu]
+        done = tally[lu.gate]
         failed = f", {done.failures} failed" if done.failures else ""
         click.echo(
             f"{lun:3}  {lu.gate.name}: {_count(done.reads, 'read')} ({size_text(done.read_bytes)}),"

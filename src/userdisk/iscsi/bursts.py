@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
+from userdisk.budget import SESSION_LIMIT
 from userdisk.iscsi import pdu
-from userdisk.iscsi.budget import SESSION_LIMIT
 from userdisk.iscsi.pdu import TargetOpcode
 
 if TYPE_CHECKING:

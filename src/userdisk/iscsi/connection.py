@@ -17,10 +17,11 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 
+from userdisk.counters import Tally
 from userdisk.gate import Gate
 from userdisk.iscsi import fast_path, full_feature, pdu
 from userdisk.iscsi.discovery import Portal, Record, TextNegotiation
-from userdisk.iscsi.environment import Environment, Peer, Tally
+from userdisk.iscsi.environment import Environment, Peer
 from userdisk.iscsi.incoming import Incoming, Pdu, ProtocolError, SegmentError
 from userdisk.iscsi.login import PENDING, Login, LoginStatus, Negotiated, Opened
 from userdisk.iscsi.outgoing import COMMAND_WINDOW, Outgoing

@@ -7,8 +7,8 @@ immediate data, then unsolicited Data-Outs up to FirstBurstLength, then one R2T 
 
 from __future__ import annotations
 
+from userdisk.budget import Buffers
 from userdisk.errors import StorageError
-from userdisk.iscsi.budget import Buffers
 from userdisk.target.command import Receive
 
 

@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from userdisk.iscsi.budget import Budget, Buffers
+from userdisk.budget import Budget, Buffers
 from userdisk.iscsi.discovery import Portal
 from userdisk.iscsi.login import Login, Negotiated, Opened
 from userdisk.iscsi.session import Sessions
-from userdisk.target.logical_unit import LogicalUnit
 from userdisk.target.target import Target
 
 
@@ -23,41 +22,6 @@ class Peer(NamedTuple):
     local: tuple[str, int]
     remote: tuple[str, int]
     tag: int = 1
-
-
-@dataclass(slots=True)
-class Counters:
-    """What was done for one unit."""
-
-    commands: int = 0  #: on the general path
-    reads: int = 0
-    read_bytes: int = 0
-    writes: int = 0
-    written_bytes: int = 0
-    flushes: int = 0
-    unmaps: int = 0
-    failures: int = 0
-
-    def add(self, other: Counters) -> None:
-        """Add another's numbers to these."""
-        for name in self.__slots__:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-
-
-class Tally(dict["LogicalUnit | None", Counters]):
-    """What one connection did, by unit (None: no such unit); written by its owner, read by anyone.
-
-    A unit that is not in it yet is put there with zeros.
-    """
-
-    def __missing__(self, lu: LogicalUnit | None) -> Counters:
-        counters = self[lu] = Counters()
-        return counters
-
-    def add(self, other: Tally) -> None:
-        """Add another's numbers to these."""
-        for lu, counters in list(other.items()):
-            self[lu].add(counters)
 
 
 @dataclass(frozen=True, slots=True)

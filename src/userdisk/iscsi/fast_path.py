@@ -303,7 +303,7 @@ def _count(
 ) -> None:
     """Count `commands` that went well: `writes` of them wrote; bytes read and written."""
     connection.out.size += read + 48 * commands
-    counters = connection.counters[lu]
+    counters = connection.counters[lu.gate]
     counters.reads += commands - writes
     counters.read_bytes += read
     counters.writes += writes

@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from userdisk.budget import SESSION_LIMIT
 from userdisk.iscsi import data_in, pdu
-from userdisk.iscsi.budget import SESSION_LIMIT
 from userdisk.iscsi.bursts import Bursts
 from userdisk.iscsi.data_out import DataOut, DataOutError, DigestError, UnexpectedDataError
 from userdisk.iscsi.pdu import RejectReason, TargetOpcode
@@ -29,6 +29,7 @@ from userdisk.target.task import PENDING, outcome
 from userdisk.target.task_management import Function, Response
 
 if TYPE_CHECKING:
+    from userdisk.gate import Gate
     from userdisk.iscsi.connection import Connection
     from userdisk.iscsi.incoming import Pdu
 
@@ -81,7 +82,7 @@ class Tasks:
         if request.itt in self._by_itt or request.itt == pdu.RESERVED_TAG:
             connection.out.reject(RejectReason.TASK_IN_PROGRESS, request.header)
             return
-        connection.counters[self._unit(request.lun)].commands += 1
+        connection.counters[self._gate(request.lun)].commands += 1
         expected, data = request.word20, request.data
         writing = bool(request.flags & pdu.COMMAND_WRITE)
         unsolicited = 0
@@ -234,7 +235,7 @@ class Tasks:
         self._bursts.end(task)
         if completion is not None and connection.open:
             if _tells_of_failure(completion.sense):
-                connection.counters[self._unit(task.lun)].failures += 1
+                connection.counters[self._gate(task.lun)].failures += 1
             data_in.respond(
                 connection,
                 task.lun,
@@ -389,7 +390,7 @@ class Tasks:
         if failure.lba is not None and 0 <= failure.lba - lba < extent[1]:
             lba = failure.lba
         completion = lu.check_condition(sense.from_error(failure, lba))
-        self._connection.counters[lu].failures += 1
+        self._connection.counters[lu.gate].failures += 1
         data_in.respond(self._connection, lun, itt, completion, expected, kind is Kind.READ, None)
 
     def _refuse(self, request: Pdu, error: DataOutError) -> None:
@@ -399,7 +400,7 @@ class Tasks:
         key, asc, ascq = error.sense
         why, lu = sense.Sense(key, asc << 8 | ascq), self._unit(request.lun)
         completion = Completion(2, (), why.encode()) if lu is None else lu.check_condition(why)
-        self._connection.counters[lu].failures += 1
+        self._connection.counters[self._gate(request.lun)].failures += 1
         data_in.respond(
             self._connection, request.lun, request.itt, completion, request.word20, False, None
         )
@@ -420,8 +421,12 @@ class Tasks:
         path = self._connection.paths.get(lun)
         return None if path is None else path.lu
 
+    def _gate(self, lun: int) -> Gate | None:
+        lu = self._unit(lun)
+        return None if lu is None else lu.gate
+
     def _count(self, operation: Operation, lu: LogicalUnit) -> None:
-        counters = self._connection.counters[lu]
+        counters = self._connection.counters[lu.gate]
         size = operation.blocks * lu.block_length
         if operation.kind is Kind.READ:
             counters.reads += 1

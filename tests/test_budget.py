@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from userdisk.iscsi.budget import Budget, Buffers
+from userdisk.budget import Budget, Buffers
 
 
 def test_a_budget_is_not_overdrawn_unless_forced() -> None:

@@ -1,0 +1,1 @@
+"""The NBD protocol as state machines without I/O: bytes in, buffers out."""
