@@ -20,12 +20,13 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from userdisk import errors
 from userdisk.dispatcher import Dispatcher
 from userdisk.operation import LOOKING, WRITING, Era, Exclusive, Kind, Operation, Sequel
 from userdisk.turns import Turns
-from userdisk.unit import Buffer, Inline, Parameters, StorageUnit, Usage, overrides
+from userdisk.unit import Buffer, Extent, Inline, Parameters, StorageUnit, Usage, overrides
 
 log = logging.getLogger("userdisk")
 
@@ -319,6 +320,19 @@ class Gate:
         message = f"unit {self.name}: usage returned {usage!r}, not a userdisk.Usage"
         log.error(message)
         raise errors.HardwareError(message)
+
+    def checked_extents(self, found: Any, lba: int, blocks: int) -> list[Extent]:
+        """`found`, if it is what `extents(lba, blocks)` must yield; else raises HardwareError."""
+        at, wrong = lba, not found
+        for extent in found:
+            wrong = wrong or not isinstance(extent, Extent) or extent.lba != at or extent.blocks < 1
+            if wrong:
+                break
+            at += extent.blocks
+        if wrong or at > lba + blocks:
+            bug = ValueError(f"extents({lba}, {blocks}) yielded {found!s:.200}")
+            raise self.failed(bug, Kind.EXTENTS)
+        return list(found)
 
     def _wrong_read(self, what: str, length: int) -> errors.HardwareError:
         message = f"unit {self.name}: read returned {what} instead of {length} bytes"

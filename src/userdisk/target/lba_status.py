@@ -13,7 +13,6 @@ from userdisk.scsi import sense
 from userdisk.target import provisioning
 from userdisk.target.command import CheckCondition, Command, Completion, Steps
 from userdisk.target.data_in import data_in
-from userdisk.unit import Extent
 
 if TYPE_CHECKING:
     from userdisk.target.logical_unit import LogicalUnit
@@ -63,7 +62,7 @@ def _status(lu: LogicalUnit, lba: int, allocation: int, reported: frozenset[int]
         left = lu.block_count - lba
         found = yield Operation(Kind.EXTENTS, lba, left, offload=calls > 0)
         calls += 1
-        for extent in _checked(lu, found, lba, left):
+        for extent in lu.gate.checked_extents(found, lba, left):
             state = _DEALLOCATED if thin and not extent.mapped else _MAPPED
             if state in reported:
                 _add(runs, _Run(lba, extent.blocks, state), room)
@@ -74,20 +73,6 @@ def _status(lu: LogicalUnit, lba: int, allocation: int, reported: frozenset[int]
         ended = _BY_CAPACITY if lba == lu.block_count else 0
     body = b"".join(_DESCRIPTOR.pack(*run) for run in runs[:room])
     return data_in(_HEADER.pack(4 + len(body), ended | _RTP) + body, allocation)
-
-
-def _checked(lu: LogicalUnit, found: list[Extent], lba: int, left: int) -> list[Extent]:
-    """`found`, if it is what a unit must yield; anything else is a bug of it, and logged."""
-    at, wrong = lba, not found
-    for extent in found:
-        wrong = wrong or not isinstance(extent, Extent) or extent.lba != at or extent.blocks < 1
-        if wrong:
-            break
-        at += extent.blocks
-    if wrong or at > lba + left:
-        bug = ValueError(f"extents({lba}, {left}) yielded {found!s:.200}")
-        raise lu.gate.failed(bug, Kind.EXTENTS)
-    return found
 
 
 def _add(runs: list[_Run], run: _Run, room: int) -> None:
