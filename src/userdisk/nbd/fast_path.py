@@ -1,0 +1,190 @@
+"""The fast path: runs of plain READ and WRITE requests, straight from the wire to the unit.
+
+It takes what nearly every request of a busy disk is: no flags, whole blocks, an inline unit that
+nothing restrains, all of a write's data here. At the first request that is anything else it stops,
+and the general path (connection, tasks, requests) takes that one. Both give the same answers.
+
+Requests of a busy disk have few lengths, so a length is checked when it is new, and compared after
+that. Everything in the loop is a local name; a request costs one unpack, one call of the unit and
+one header.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from userdisk.nbd import wire
+from userdisk.nbd.outgoing import OUTPUT_BUFFERS, OUTPUT_BYTES
+from userdisk.nbd.replies import Replies, Request
+from userdisk.nbd.wire import DONE, Chunk, Command, CommandFlag
+from userdisk.operation import Kind
+
+if TYPE_CHECKING:
+    from userdisk.nbd.connection import Connection
+
+#: magic, flags and command as eight bytes; cookie, offset, length
+_REQUEST = struct.Struct(">8s8sQI")
+_EXTENDED_REQUEST = struct.Struct(">8s8sQQ")
+_HEAD = struct.Struct(">IHH").pack
+
+#: magic, flags and type as eight bytes; cookie, length of the payload; its offset
+_DATA = struct.Struct(">8s8sIQ").pack
+#: magic, flags and type; cookie, offset, length of the payload; its offset
+_EXTENDED_DATA = struct.Struct(">8s8sQQQ").pack
+
+_SIMPLE_GOOD = struct.pack(">II", wire.SIMPLE_REPLY_MAGIC, 0)
+_DATA_HEAD = _HEAD(wire.STRUCTURED_REPLY_MAGIC, DONE, Chunk.OFFSET_DATA)
+_EXTENDED_DATA_HEAD = _HEAD(wire.EXTENDED_REPLY_MAGIC, DONE, Chunk.OFFSET_DATA)
+_DONE_HEAD = _HEAD(wire.STRUCTURED_REPLY_MAGIC, DONE, Chunk.NONE)
+_EXTENDED_DONE_HEAD = _HEAD(wire.EXTENDED_REPLY_MAGIC, DONE, Chunk.NONE)
+_NO_LENGTH = bytes(4)
+_EXTENDED_DONE = struct.Struct(">8s8sQQ").pack
+
+_OFFSET = wire.OFFSET.size
+
+#: What depends on extended headers: a request's layout, how READ and WRITE begin, and the lengths
+#: of the headers of their replies.
+_LAYOUTS = {
+    False: (
+        _REQUEST,
+        _HEAD(wire.REQUEST_MAGIC, 0, Command.READ),
+        _HEAD(wire.REQUEST_MAGIC, 0, Command.WRITE),
+        wire.STRUCTURED_REPLY.size + _OFFSET,
+        wire.STRUCTURED_REPLY.size,
+    ),
+    True: (
+        _EXTENDED_REQUEST,
+        _HEAD(wire.EXTENDED_REQUEST_MAGIC, 0, Command.READ),
+        _HEAD(wire.EXTENDED_REQUEST_MAGIC, CommandFlag.PAYLOAD_LEN, Command.WRITE),
+        wire.EXTENDED_REPLY.size + _OFFSET,
+        wire.EXTENDED_REPLY.size,
+    ),
+}
+
+
+def run(connection: Connection) -> None:
+    """Answer the plain requests at the start of what was received, up to the first other one."""
+    service, incoming, out = connection.service, connection.incoming, connection.out
+    if incoming.start == incoming.end:
+        return
+    gate = service.gate
+    if gate.restraint is not None or not connection.enter(gate) or gate.restraint is not None:
+        return  # before, too: a unit that is being erased is not waited for
+    pos, end = incoming.start, incoming.end
+    buffer, view = incoming.buffer, incoming.view
+    unit = gate.unit
+    read: Callable[..., Any] = unit.read
+    write = unit.write
+    live = unit.live_reads
+    copied = live and (gate.shared or not gate.all_inline)
+    viewed = out.live  # the output has views of live memory
+    shift, mask = service.shift, service.block_length - 1
+    size = min(service.size, gate.parameters.size)
+    replies = service.replies
+    simple, extended = replies is Replies.SIMPLE, replies is Replies.EXTENDED
+    layout, read_head, write_head, read_header, done_header = _LAYOUTS[extended]
+    if simple:
+        read_header = done_header = wire.SIMPLE_REPLY.size
+    unpack, header_length = layout.unpack_from, layout.size
+    append = out.buffers.append
+    read_length = write_length = -1  # no length is like it
+    read_last = read_blocks = write_last = 0
+    reads = writes = found = written = 0
+    room = OUTPUT_BUFFERS - len(out.buffers)
+    last = end - header_length
+
+    while pos <= last and room > 1:
+        head, cookie, offset, length = unpack(buffer, pos)
+
+        if head == read_head:
+            if length != read_length:
+                if not 0 < length <= service.fast_read or length & mask:
+                    break
+                read_length, read_last, read_blocks = length, size - length, length >> shift
+                # where the batch ends if all that follows is like this
+                room = min(room, 2 * ((OUTPUT_BYTES - out.size - found) // length + 1))
+            if offset > read_last or offset & mask:
+                break
+            pos += header_length
+            try:
+                data = read(offset >> shift, read_blocks, False)
+                if type(data) is memoryview:
+                    if data.nbytes != length or data.itemsize != 1:
+                        data = gate.checked_read(data, length)
+                    if live:
+                        if copied:
+                            data = bytes(data)
+                        else:
+                            viewed = True
+                elif type(data) is not bytes or len(data) != length:
+                    data = gate.checked_read(data, length)
+                    if live:  # not a view, so that nobody would copy it later
+                        data = bytes(data)
+            except BaseException as error:
+                kind, failure = Kind.READ, error
+            else:
+                if simple:
+                    append(_SIMPLE_GOOD + cookie)
+                elif extended:
+                    append(
+                        _EXTENDED_DATA(
+                            _EXTENDED_DATA_HEAD, cookie, offset, length + _OFFSET, offset
+                        )
+                    )
+                else:
+                    append(_DATA(_DATA_HEAD, cookie, length + _OFFSET, offset))
+                append(data)
+                reads += 1
+                found += length
+                room -= 2
+                continue
+
+        elif head == write_head:
+            if length != write_length:
+                if not 0 < length <= service.fast_write or length & mask:
+                    break
+                write_length, write_last = length, size - length
+            if offset > write_last or offset & mask:
+                break
+            data_start = pos + header_length
+            data_end = data_start + length
+            if data_end > end:
+                break
+            if viewed:
+                out.settle()
+                viewed = False
+            pos = data_end
+            try:
+                write(offset >> shift, view[data_start:data_end], False)
+            except BaseException as error:
+                kind, failure = Kind.WRITE, error
+            else:
+                if simple:
+                    append(_SIMPLE_GOOD + cookie)
+                elif extended:
+                    append(_EXTENDED_DONE(_EXTENDED_DONE_HEAD, cookie, offset, 0))
+                else:
+                    append(_DONE_HEAD + cookie + _NO_LENGTH)
+                writes += 1
+                written += length
+                room -= 1
+                continue
+
+        else:
+            break
+
+        # the unit raised: the general path makes the answer, and this one goes on behind it
+        command = Command.READ if kind is Kind.READ else Command.WRITE
+        connection.tasks.fail(Request(0, command, cookie, offset, length), kind, failure)
+        room -= 1
+
+    incoming.start = pos
+    out.live = viewed
+    out.size += found + reads * read_header + writes * done_header
+    counters = connection.counters[gate]
+    counters.reads += reads
+    counters.read_bytes += found
+    counters.writes += writes
+    counters.written_bytes += written
