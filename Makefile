@@ -78,7 +78,7 @@ fuzz: setup ## fuzz PDUs and commands longer, with new inputs; which lines that 
 	FUZZ_RANDOM=1 FUZZ_EXAMPLES=$(or $(EXAMPLES),300) $(BIN)/python -m tests.fuzz_coverage iscsi
 	FUZZ_RANDOM=1 FUZZ_COMMANDS=$(or $(COMMANDS),1000000) $(BIN)/python -m tests.fuzz_coverage target
 
-bench: setup packages ## measure against tgt and the socket limit; BENCH='--quick' for a short run
+bench: setup packages ## measure against other servers and the socket limit; BENCH='--quick' for a short run
 	$(BIN)/python -m bench.run $(BENCH)
 
 demo: $(VENV)/usable ## see a Python class become a disk, in under a minute

@@ -8,14 +8,15 @@ import os
 import shlex
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
 from bench.errors import BenchError
 from bench.programs import BIN
 from bench.rows import GIB, MIB, Load, Start, Subject
-from bench.servers import Server, Setup
+from bench.running import Server
+from bench.servers import Setup
 
 #: metric -> value; the metrics are those of `report.METRICS`
 Figures = dict[str, float]
@@ -38,13 +39,20 @@ class Meter:
     def __init__(self, setup: Setup, clock: Clock) -> None:
         self._setup, self._clock = setup, clock
         self._servers: dict[str, Server] = {}
-        self._stack = contextlib.ExitStack()
+        self._ends: dict[str, contextlib.ExitStack] = {}
 
     def __enter__(self) -> Meter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stack.close()
+        self.release(())
+
+    def release(self, kinds: Collection[str]) -> None:
+        """End the servers that are not of these kinds, with their memory."""
+        with contextlib.ExitStack() as stack:
+            for kind in [kind for kind in self._ends if kind not in kinds]:
+                self._servers.pop(kind, None)
+                stack.push(self._ends.pop(kind))
 
     def measure(self, subject: Subject | Start, load: Load | None) -> Figures:
         """One run. Blocks. Raises `BenchError` if a request failed."""
@@ -63,14 +71,15 @@ class Meter:
 
     def _server(self, kind: str) -> Server:
         if kind not in self._servers:
-            server = self._stack.enter_context(self._setup.start(kind))
+            stack = self._ends[kind] = contextlib.ExitStack()
+            server = stack.enter_context(self._setup.start(kind))
             blkload(server, "fill", MIB, 8, 0)  # memory is there before it is measured
             self._servers[kind] = server
         return self._servers[kind]
 
     def _disk(self, subject: Subject, load: Load, server: Server) -> Figures:
         clock = self._clock
-        words = [f"ramp={clock.ramp}", *(["digest"] if subject.digest else [])]
+        words = [f"ramp={clock.ramp}", *subject.words]
         cpu = min(os.sched_getaffinity(0)) if load.one_cpu else None
         with contextlib.ExitStack() as stack:
             if cpu is not None:
@@ -150,7 +159,7 @@ def _blkload(
     *words: str,
     cpu: int | None = None,
 ) -> Client:
-    command = [str(BIN / "blkload"), "iscsi", server.target, operation]
+    command = [str(BIN / "blkload"), server.disk.engine, server.disk.target, operation]
     command += [str(length), str(depth), str(seconds), f"pid={server.pid}", *words]
     return Client(command, cpu)
 

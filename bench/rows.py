@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 
@@ -19,12 +19,12 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Who bears the load: a kind of server (see `servers.KINDS`), or "echo"."""
+    """Who bears the load: a kind of server (see `servers.KINDS`), or "echo" (iSCSI's messages)."""
 
     name: str
     server: str
     connections: int = 1  #: each with the whole depth of the load
-    digest: bool = False  #: CRC32C data digests
+    words: tuple[str, ...] = ()  #: for blkload: "digest", CRC32C data digests; "structured" replies
     beside: int = 0  #: a neighbour on a connection of its own, at this depth
 
 
@@ -69,11 +69,19 @@ class Row:
 _LOAD_COLUMNS = ("iops", "mib_s", "p50_us", "p99_us", "server_cpu", "client_cpu")
 _START_COLUMNS = ("start_s", "idle_mib", "used_mib")
 
+#: over NBD, without its protocol in the name: no row has both
+NBD, MEMORY = Subject("userdisk", "userdisk nbd"), Subject("nbdkit memory", "nbdkit memory")
+PYTHON = Subject("nbdkit python", "nbdkit python")
+QEMU, SERVER = Subject("qemu-nbd", "qemu-nbd"), Subject("nbd-server", "nbd-server")
+UNIX = Subject("userdisk", "userdisk unix")
+MEMORY_UNIX = Subject("nbdkit memory", "nbdkit memory unix")
+STRUCTURED = ("structured",)
+
 USERDISK, TGT = Subject("userdisk", "userdisk"), Subject("tgt", "tgt")
 ECHO, FILE = Subject("echo", "echo"), Subject("userdisk file", "userdisk file")
 EIGHT = Subject("userdisk x8", "userdisk", connections=8)
 BUSY = Subject("userdisk, busy", "userdisk", beside=32)
-DIGEST = Subject("userdisk, digest", "userdisk", digest=True)
+DIGEST = Subject("userdisk, digest", "userdisk", words=("digest",))
 
 
 def _against_tgt(times: float, subject: str = "userdisk") -> Goal:
@@ -85,6 +93,24 @@ _WRITE = Load("rw", 4 * KIB, 32)
 _CPU = Goal("server_cpu", "userdisk", "tgt", at_most=0.3)
 _ECHO = Goal("iops", "userdisk", "echo")
 _ALL = (USERDISK, TGT, ECHO)
+_NBD_ALL = (NBD, MEMORY, PYTHON, QEMU, SERVER)
+
+
+def _against_nbd(memory: float, python: float | None = None) -> tuple[Goal, ...]:
+    """Bounds of the ratios to nbdkit; those to the others are only shown."""
+    return (
+        Goal("iops", "userdisk", "nbdkit memory", at_least=memory),
+        Goal("iops", "userdisk", "nbdkit python", at_least=python),
+        Goal("iops", "userdisk", "qemu-nbd"),
+        Goal("iops", "userdisk", "nbd-server"),
+    )
+
+
+_NBD_CPU = Goal("server_cpu", "userdisk", "nbdkit memory", at_most=0.5)
+_UNIX_GOALS = (
+    Goal("iops", "userdisk", "nbdkit memory", at_least=1.2),
+    Goal("server_cpu", "userdisk", "nbdkit memory"),
+)
 
 ROWS = (
     Row(
@@ -135,15 +161,53 @@ ROWS = (
     ),
     Row(
         "digest-read-32", "4 KiB random reads, depth 32, with data digests", _READ,
-        (DIGEST, USERDISK, Subject("tgt, digest", "tgt", digest=True)),
+        (DIGEST, USERDISK, Subject("tgt, digest", "tgt", words=("digest",))),
         (Goal("iops", "userdisk, digest", "userdisk"),
          Goal("iops", "userdisk, digest", "tgt, digest")), _LOAD_COLUMNS,
     ),
     Row(
         "digest-write-32", "4 KiB random writes, depth 32, with data digests", _WRITE,
-        (DIGEST, USERDISK, Subject("tgt, digest", "tgt", digest=True)),
+        (DIGEST, USERDISK, Subject("tgt, digest", "tgt", words=("digest",))),
         (Goal("iops", "userdisk, digest", "userdisk"),
          Goal("iops", "userdisk, digest", "tgt, digest")), _LOAD_COLUMNS,
+    ),
+    Row(
+        "nbd-read-32", "NBD: 4 KiB random reads, depth 32", _READ, _NBD_ALL,
+        (*_against_nbd(2, 4), _NBD_CPU), _LOAD_COLUMNS,
+    ),
+    Row(
+        "nbd-write-32", "NBD: 4 KiB random writes, depth 32", _WRITE, _NBD_ALL,
+        (*_against_nbd(2, 4), _NBD_CPU), _LOAD_COLUMNS,
+    ),
+    Row(
+        "nbd-read-1", "NBD: 4 KiB random reads, depth 1, both ends on one CPU",
+        Load("rr", 4 * KIB, 1, one_cpu=True), _NBD_ALL, _against_nbd(0.9), _LOAD_COLUMNS,
+    ),
+    Row(
+        "nbd-write-1", "NBD: 4 KiB random writes, depth 1, both ends on one CPU",
+        Load("rw", 4 * KIB, 1, one_cpu=True), _NBD_ALL, _against_nbd(0.9), _LOAD_COLUMNS,
+    ),
+    Row(
+        "nbd-read-1m", "NBD: 1 MiB sequential reads, depth 8",
+        Load("sr", MIB, 8), _NBD_ALL, _against_nbd(0.9), _LOAD_COLUMNS,
+    ),
+    Row(
+        "nbd-write-1m", "NBD: 1 MiB sequential writes, depth 8",
+        Load("sw", MIB, 8), _NBD_ALL, _against_nbd(0.9), _LOAD_COLUMNS,
+    ),
+    Row(
+        "nbd-structured-32", "NBD: 4 KiB random reads, depth 32, structured replies", _READ,
+        (replace(NBD, words=STRUCTURED), replace(MEMORY, words=STRUCTURED)),
+        (Goal("iops", "userdisk", "nbdkit memory"),
+         Goal("server_cpu", "userdisk", "nbdkit memory")), _LOAD_COLUMNS,
+    ),
+    Row(
+        "nbd-unix-read-32", "NBD on a Unix socket: 4 KiB random reads, depth 32", _READ,
+        (UNIX, MEMORY_UNIX), _UNIX_GOALS, _LOAD_COLUMNS,
+    ),
+    Row(
+        "nbd-unix-write-32", "NBD on a Unix socket: 4 KiB random writes, depth 32", _WRITE,
+        (UNIX, MEMORY_UNIX), _UNIX_GOALS, _LOAD_COLUMNS,
     ),
     Row(
         "start", "From start to listening; memory when idle and after a short load", None,

@@ -1,4 +1,4 @@
-"""Measure userdisk against tgt and the socket limit: `make bench`, or `python -m bench.run`.
+"""Measure userdisk against other servers and the socket limit: `make bench`, or `bench.run`.
 
 All subjects of a row take turns (A B C A B C ...), so that what else the machine does meets them
 alike; see README.md for how to read the tables.
@@ -32,7 +32,7 @@ from bench.report import (
     verdicts,
 )
 from bench.rows import GIB, MIB, ROWS, Row, Start, Subject
-from bench.servers import Setup
+from bench.servers import KINDS, Setup
 
 MEMORY = "/dev/shm"
 
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     keys = [row.key for row in ROWS]
     parser = argparse.ArgumentParser(
-        prog="bench", description="Measure userdisk against tgt and the socket limit.",
+        prog="bench", description="Measure userdisk against other servers and the socket limit.",
         epilog=f"The rows are {', '.join(keys)}.",
     )  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="one short round on a small disk")
@@ -97,9 +97,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _run(options: argparse.Namespace) -> int:
     interpreter = describe_interpreter(options.python)
     programs.build()
-    if programs.find("tgtd") is None:
+    lost = {program for row in options.rows for subject in row.subjects
+            if (program := missing(subject)) is not None}  # fmt: skip
+    for program in sorted(lost):
         print(
-            "bench: tgt is not installed (`make packages`): measuring without it", file=sys.stderr
+            f"bench: {program} is not installed (`make packages`): measuring without it",
+            file=sys.stderr,
         )
     machine = describe_machine()
     print(f"{machine['cpu']}, {machine['cpus']} CPUs, {machine['kernel']}")
@@ -129,7 +132,8 @@ def _run(options: argparse.Namespace) -> int:
 
 def measure_row(meter: Meter, row: Row, rounds: int, runs: dict[str, list[Figures]]) -> None:
     """Measure the subjects of a row in turn; adds to `runs` as it goes."""
-    subjects = [subject for subject in row.subjects if not _needs_tgt(subject)]
+    subjects = [subject for subject in row.subjects if missing(subject) is None]
+    meter.release({subject.server for subject in subjects if isinstance(subject, Subject)})
     for number in range(rounds):
         _say(f"{row.key}: round {number + 1} of {rounds}")
         for subject in subjects:
@@ -180,17 +184,18 @@ def describe_machine() -> dict[str, str | int]:
     return {"cpu": cpu, "cpus": len(os.sched_getaffinity(0)), "kernel": platform.release()}
 
 
-def _needs_tgt(subject: Subject | Start) -> bool:
-    """Whether it cannot be measured, as tgt is not there."""
-    is_tgt = subject.server == "tgt" if isinstance(subject, Subject) else not subject.unit
-    return is_tgt and programs.find("tgtd") is None
+def missing(subject: Subject | Start) -> str | None:
+    """The program without which it cannot be measured, if it is not there."""
+    if isinstance(subject, Start):
+        return None if subject.unit else KINDS["tgt"].missing
+    return KINDS[subject.server].missing if subject.server in KINDS else None
 
 
 def _memory_folder(size: int) -> str:
     if not os.path.isdir(MEMORY) or not os.access(MEMORY, os.W_OK):
         raise BenchError(f"{MEMORY} is no folder that can be written: files must be in memory")
     free = shutil.disk_usage(MEMORY).free
-    if free < 2 * size + 256 * MIB:  # an image for each of tgt and userdisk
+    if free < 2 * size + 256 * MIB:  # at most two servers have an image at a time
         raise BenchError(
             f"{MEMORY}: {free // MIB} MiB are free, too little for two disks of {size // MIB} MiB"
         )

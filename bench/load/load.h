@@ -12,6 +12,7 @@ struct slot {
     uint64_t offset;   /* bytes from the start of the disk */
     uint64_t started;  /* ns */
     uint32_t received; /* bytes, of a read */
+    bool failed;       /* a part of it */
 };
 
 /* A protocol. submit() queues a request; wait() sends what is queued and returns after at least one
@@ -31,7 +32,7 @@ extern const struct engine iscsi_engine, nbd_engine;
 extern struct slot *slots;
 extern unsigned depth;
 extern uint32_t request_size;
-extern bool writing, data_digest;
+extern bool writing, data_digest, structured_replies;
 extern uint64_t disk_size, completions;
 
 void completed(unsigned slot, bool good);
@@ -49,6 +50,12 @@ void wire_into(uint8_t *data, size_t length);           /* the next bytes, to wh
 uint8_t *wire_queue(size_t length);                     /* room for a header in the output queue */
 void wire_queue_data(const void *data, size_t length);  /* not copied */
 void wire_flush(void);
+
+/* usage.c: CPU seconds, of the server's processes and of everything on the machine (with what a
+   hypervisor kept from it). */
+void watch_server(int pid); /* with its children; to be called once the connection is there */
+double server_cpu(void);
+double machine_cpu(void);
 
 uint32_t crc32c(const void *data, size_t length);
 

@@ -1,13 +1,15 @@
 /* blkload: a closed loop of requests to one disk over one connection, in one thread.
 
-     blkload ENGINE TARGET OPERATION SIZE DEPTH SECONDS [pid=N] [ramp=S] [span=BYTES] [verify] [digest]
+     blkload ENGINE TARGET OPERATION SIZE DEPTH SECONDS
+             [pid=N] [ramp=S] [span=BYTES] [verify] [digest] [structured]
 
    ENGINE     iscsi, to HOST:PORT/IQN/LUN; nbd, to HOST:PORT/EXPORT or unix:PATH@EXPORT
    OPERATION  rr, rw: random reads, writes; sr, sw: sequential; fill: write all of it once
    SIZE       bytes of a request, a multiple of 4096; DEPTH: requests in flight
-   pid        the server, for its CPU time; ramp: seconds before the measurement (0.5)
-   span       only the first BYTES of the disk; digest: with CRC32C data digests
+   pid        the server, for the CPU time of it and its children
+   ramp       seconds before the measurement (0.5); span: only the first BYTES of the disk
    verify     reads check the pattern
+   digest     iscsi: with CRC32C data digests; structured: nbd: with structured replies
 
    Each 4 KiB of the disk begin with a word that depends on their address: every write writes it, and
    `verify` checks it (after a fill). Prints one line of JSON; exits with 1 if anything failed. */
@@ -26,7 +28,7 @@
 struct slot *slots;
 unsigned depth;
 uint32_t request_size;
-bool writing, data_digest;
+bool writing, data_digest, structured_replies;
 uint64_t disk_size, completions;
 
 static bool verifying, measuring;
@@ -106,6 +108,7 @@ static unsigned next_request(bool at_random)
     uint64_t places = span / request_size;
     slot->offset = (at_random ? random_number() : sequence++) % places * request_size;
     slot->received = 0;
+    slot->failed = false;
     slot->started = nanoseconds(CLOCK_MONOTONIC);
     if (writing)
         for (uint32_t at = 0; at < request_size; at += 4096) {
@@ -166,28 +169,14 @@ static double seconds_of(struct timeval time)
     return time.tv_sec + time.tv_usec / 1e6;
 }
 
-/* CPU time of everything on the machine, with what a hypervisor kept from it. */
-static double machine_cpu(void)
-{
-    unsigned long user, nice, system, idle, wait, hard, soft, steal;
-    FILE *file = fopen("/proc/stat", "r");
-    if (!file)
-        return 0;
-    int found = fscanf(file, "cpu %lu %lu %lu %lu %lu %lu %lu %lu", &user, &nice, &system, &idle,
-                       &wait, &hard, &soft, &steal);
-    fclose(file);
-    return found == 8 ? (user + nice + system + hard + soft + steal) / (double)sysconf(_SC_CLK_TCK)
-                      : 0;
-}
-
-static struct usage usage_now(bool known_server, clockid_t server)
+static struct usage usage_now(void)
 {
     struct rusage self;
     getrusage(RUSAGE_SELF, &self);
     return (struct usage){
         .at = nanoseconds(CLOCK_MONOTONIC),
         .operations = completions,
-        .server = known_server ? nanoseconds(server) / 1e9 : 0,
+        .server = server_cpu(),
         .client = seconds_of(self.ru_utime) + seconds_of(self.ru_stime),
         .machine = machine_cpu(),
     };
@@ -231,7 +220,7 @@ int main(int count, char **arguments)
 {
     if (count < 7)
         die("usage: ENGINE TARGET OPERATION SIZE DEPTH SECONDS"
-            " [pid=N] [ramp=S] [span=BYTES] [verify] [digest]");
+            " [pid=N] [ramp=S] [span=BYTES] [verify] [digest] [structured]");
     const struct engine *engine = engine_named(arguments[1]);
     const char *operation = arguments[3];
     request_size = strtoul(arguments[4], NULL, 0);
@@ -250,6 +239,8 @@ int main(int count, char **arguments)
             verifying = true;
         else if (!strcmp(word, "digest"))
             data_digest = true;
+        else if (!strcmp(word, "structured"))
+            structured_replies = true;
         else
             die("%s: no such option", word);
     }
@@ -269,11 +260,11 @@ int main(int count, char **arguments)
     if (!span)
         die("the disk is smaller than a request");
     make_slots();
-    clockid_t server = 0;
-    bool known_server = pid && !clock_getcpuclockid(pid, &server);
+    if (pid)
+        watch_server(pid);
     uint64_t total = filling ? span / request_size : UINT64_MAX, issued = 0;
     uint64_t started = nanoseconds(CLOCK_MONOTONIC);
-    struct usage from = usage_now(known_server, server);
+    struct usage from = usage_now();
     measuring = filling;
     while (completions < total) {
         for (; free_count && issued < total && engine->may_submit(); issued++)
@@ -282,12 +273,12 @@ int main(int count, char **arguments)
         uint64_t now = nanoseconds(CLOCK_MONOTONIC);
         if (!measuring && now - started >= ramp * 1e9) {
             measuring = true;
-            from = usage_now(known_server, server);
+            from = usage_now();
         } else if (!filling && measuring && now - from.at >= seconds * 1e9) {
             break;
         }
     }
-    struct usage to = usage_now(known_server, server);
+    struct usage to = usage_now();
     measuring = false;
     while (free_count < depth)
         engine->wait();

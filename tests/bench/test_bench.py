@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 from bench.errors import BenchError
 from bench.measure import blkload
-from bench.servers import Setup
+from bench.servers import KINDS, Setup
 
 from bench import hotspots, programs
 
 ROOT = Path(__file__).resolve().parents[2]
 MIB = 1 << 20
+REPLY = 0x0003E889045565A9  # to an NBD option
 
 pytestmark = [
     pytest.mark.skipif(not Path("/proc/self").exists(), reason="the benchmark is for Linux"),
@@ -106,29 +111,120 @@ def test_hotspots(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.search(r"100\.0 % +\| portal\.py _serve", out)  # all of them, with what it calls
 
 
-def test_the_load_speaks_nbd(tmp_path: Path) -> None:
-    server = shutil.which("qemu-nbd")
-    if server is None:
-        pytest.skip("needs qemu-utils")
+def _chunk(flags: int, kind: int, payload: bytes) -> bytes:
+    return struct.pack(">IHHQI", 0x668E33EF, flags, kind, 0, len(payload)) + payload
+
+
+NBD = ["nbdkit memory", "nbdkit memory unix", "nbdkit python", "qemu-nbd", "nbd-server"]
+
+
+@pytest.mark.parametrize("kind", NBD)
+def test_the_load_speaks_nbd(kind: str, tmp_path: Path) -> None:
+    if KINDS[kind].missing is not None:
+        pytest.skip(f"needs {KINDS[kind].missing}")
     programs.build()
-    image = Setup(sys.executable, tmp_path, 16 * MIB).image("disk.img", 16 * MIB)
-    path = tmp_path / "socket"
-    command = [server, "-f", "raw", "-k", str(path), "-x", "disk", "-t", str(image)]
-    with subprocess.Popen(command) as process:
-        try:
-            while not path.exists():
-                assert process.poll() is None
-                time.sleep(0.01)
-            for words in (["fill", "1048576"], ["rr", "4096", "verify"], ["rw", "4096"]):
-                load = [words[0], words[1], "8", "0.1", *words[2:]]
-                done = subprocess.run(
-                    [programs.BIN / "blkload", "nbd", f"unix:{path}@disk", *load],
-                    capture_output=True, text=True, check=False,
-                )  # fmt: skip
-                assert done.returncode == 0, done.stderr
-                assert json.loads(done.stdout)["operations"] > 0
-        finally:
-            process.terminate()
+    with Setup(sys.executable, tmp_path, 16 * MIB).start(kind) as server:
+        for words in ([], ["structured"]):
+            if words and kind == "nbd-server":  # has none
+                with pytest.raises(BenchError, match="NBD_OPT_STRUCTURED_REPLY refused"):
+                    blkload(server, "rr", 4096, 8, 0.05, *words)
+                continue
+            assert blkload(server, "fill", MIB, 4, 0, *words)["operations"] == 16
+            for operation, length in (("rw", 4096), ("rr", 4096), ("sw", MIB), ("sr", MIB)):
+                verify = [] if operation.endswith("w") else ["verify"]
+                found = blkload(server, operation, length, 8, 0.1, "ramp=0", *words, *verify)
+                assert found["operations"] > 0
+                assert found["server_cpu_s"] > 0
+    assert not list(tmp_path.glob("*.img"))
+
+
+@pytest.mark.parametrize("words", [[], ["structured"]])
+def test_the_load_notices_wrong_data_over_nbd(words: list[str], tmp_path: Path) -> None:
+    if KINDS["nbdkit memory"].missing is not None:
+        pytest.skip("needs nbdkit")
+    programs.build()
+    with (
+        Setup(sys.executable, tmp_path, 16 * MIB).start("nbdkit memory") as server,
+        pytest.raises(BenchError, match=r'"mismatches": [1-9]'),
+    ):
+        blkload(server, "rr", 4096, 8, 0.05, "ramp=0", "verify", *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "answer", "says"),
+    [
+        ([], struct.pack(">IIQ", 0x67446698, 5, 0), '"errors": [1-9]'),
+        ([], struct.pack(">IIQ", 0x67446698, 0, 9), "a reply to nothing"),
+        ([], bytes(16), "not a reply"),
+        (["structured"], struct.pack(">IIQ", 0x67446698, 0, 0), "a simple reply to a read"),
+        (["structured"], _chunk(1, 1, struct.pack(">Q", 1 << 30) + bytes(8)), "is no part of"),
+        (["structured"], _chunk(1, 2, struct.pack(">QI", 0, 1 << 30)), "is no part of"),
+        (["structured"], _chunk(1, 0, b""), '"errors": [1-9]'),
+        (["structured"], _chunk(1, 0x8001, struct.pack(">IH", 5, 0)), '"errors": [1-9]'),
+        (["structured"], _chunk(1, 3, b""), "a chunk of type 3"),
+    ],
+)
+def test_the_load_notices_wrong_answers(words: list[str], answer: bytes, says: str) -> None:
+    """A server with a disk of one block, which gives this answer to every read."""
+    programs.build()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        thread = threading.Thread(target=_answer_wrongly, args=(listener, answer))
+        thread.start()
+        command = [programs.BIN / "blkload", "nbd", f"127.0.0.1:{port}/", "rr", "4096", "1", "0"]
+        done = subprocess.run(
+            [*command, "ramp=0", *words], capture_output=True, text=True, check=False, timeout=20
+        )
+        thread.join()
+    assert done.returncode == 1
+    assert re.search(says, done.stdout + done.stderr)
+
+
+def _answer_wrongly(listener: socket.socket, answer: bytes) -> None:
+    connection, _ = listener.accept()
+    with connection, connection.makefile("rb") as received:
+        connection.sendall(b"NBDMAGICIHAVEOPT" + struct.pack(">H", 3))
+        received.read(4)
+        option = 0
+        while option != 7:
+            option, length = struct.unpack(">8xII", received.read(16))
+            received.read(length)
+            if option == 7:
+                connection.sendall(struct.pack(">QIIIHQH", REPLY, option, 3, 12, 0, 4096, 1))
+            connection.sendall(struct.pack(">QIII", REPLY, option, 1, 0))
+        with contextlib.suppress(ConnectionError):
+            while len(request := received.read(28)) == 28 and request[7] != 2:
+                connection.sendall(answer)
+
+
+def test_a_daemon_does_not_outlive_the_benchmark(tmp_path: Path) -> None:
+    """nbd-server leaves the process that started it; its benchmark is killed here."""
+    if KINDS["nbd-server"].missing is not None:
+        pytest.skip("needs nbd-server")
+    with subprocess.Popen(
+        [sys.executable, "-c", _START_AND_WAIT, str(tmp_path)],
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        socket.create_connection(("127.0.0.1", port)).close()
+        process.kill()
+    deadline = time.monotonic() + 10
+    with contextlib.suppress(ConnectionRefusedError):
+        while True:
+            socket.create_connection(("127.0.0.1", port)).close()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+_START_AND_WAIT = """
+import sys
+from pathlib import Path
+from bench.servers import KINDS, Setup
+with Setup(sys.executable, Path(sys.argv[1]), 1 << 24).start("nbd-server") as server:
+    print(server.disk.target.partition(":")[2].partition("/")[0], flush=True)
+    sys.stdin.read()
+"""
 
 
 def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
