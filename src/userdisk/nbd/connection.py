@@ -64,6 +64,7 @@ class Connection:
         self.counters = Tally()
         self.more = False
         self.service: Service
+        self.lane: fast_path.Lane
         self.incoming: Incoming
         self.tasks: Tasks
         self._negotiation: Negotiation | None = Negotiation(environment)
@@ -275,6 +276,7 @@ class Connection:
         self._buffer = bytearray()
         self.phase = Phase.TRANSMISSION
         self.service = Service(agreed.export, agreed.replies, allocation=agreed.allocation)
+        self.lane = fast_path.lane(self.service, self.counters[gate])
         self.incoming = Incoming(self.environment.buffers)
         self.tasks = Tasks(self)
         self.incoming.room()[: len(rest)] = rest
@@ -300,9 +302,11 @@ class Connection:
             if tasks.receiver is not None and not tasks.feed():
                 return
             if tasks.receiver is None and not self._skipped:
-                if tasks.full:
+                if tasks.count and tasks.full:
                     return
                 fast_path.run(self)
+                if incoming.start == incoming.end:
+                    return
             if out.full:
                 self.more = True
                 return

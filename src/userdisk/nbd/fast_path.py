@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from userdisk.nbd import wire
 from userdisk.nbd.outgoing import OUTPUT_BUFFERS, OUTPUT_BYTES
@@ -22,7 +22,10 @@ from userdisk.nbd.wire import DONE, Chunk, Command, CommandFlag
 from userdisk.operation import Kind
 
 if TYPE_CHECKING:
+    from userdisk.counters import Counters
+    from userdisk.gate import Gate
     from userdisk.nbd.connection import Connection
+    from userdisk.nbd.requests import Service
 
 #: magic, flags and command as eight bytes; cookie, offset, length
 _REQUEST = struct.Struct(">8s8sQI")
@@ -64,43 +67,91 @@ _LAYOUTS = {
 }
 
 
-def run(connection: Connection) -> None:
-    """Answer the plain requests at the start of what was received, up to the first other one."""
-    service, incoming, out = connection.service, connection.incoming, connection.out
-    if incoming.start == incoming.end:
-        return
+class Lane(NamedTuple):
+    """What stays as it is for a connection."""
+
+    gate: Gate
+    read: Callable[..., Any]
+    write: Callable[..., Any]
+    live: bool
+    alone: bool  # every operation runs on the thread of its connection
+    size: int
+    shift: int
+    mask: int
+    longest_read: int
+    longest_write: int
+    simple: bool
+    extended: bool
+    unpack: Callable[[bytearray, int], tuple[bytes, bytes, int, int]]
+    header_length: int
+    read_head: bytes
+    write_head: bytes
+    read_header: int  # bytes
+    done_header: int
+    counters: Counters
+
+
+def lane(service: Service, counters: Counters) -> Lane:
+    """What `run` needs to know of a connection; read and written blocks go to the counters."""
     gate = service.gate
-    if gate.restraint is not None or not connection.enter(gate) or gate.restraint is not None:
-        return  # before, too: a unit that is being erased is not waited for
-    pos, end = incoming.start, incoming.end
-    buffer, view = incoming.buffer, incoming.view
     unit = gate.unit
-    read: Callable[..., Any] = unit.read
-    write = unit.write
-    live = unit.live_reads
-    copied = live and (gate.shared or not gate.all_inline)
-    viewed = out.live  # the output has views of live memory
-    shift, mask = service.shift, service.block_length - 1
-    size = min(service.size, gate.parameters.size)
-    replies = service.replies
-    simple, extended = replies is Replies.SIMPLE, replies is Replies.EXTENDED
+    simple, extended = service.replies is Replies.SIMPLE, service.replies is Replies.EXTENDED
     layout, read_head, write_head, read_header, done_header = _LAYOUTS[extended]
     if simple:
         read_header = done_header = wire.SIMPLE_REPLY.size
-    unpack, header_length = layout.unpack_from, layout.size
+    return Lane(
+        gate,
+        unit.read,
+        unit.write,
+        unit.live_reads,
+        gate.all_inline,
+        service.size,
+        service.shift,
+        service.block_length - 1,
+        service.fast_read,
+        service.fast_write,
+        simple,
+        extended,
+        layout.unpack_from,
+        layout.size,
+        read_head,
+        write_head,
+        read_header,
+        done_header,
+        counters,
+    )
+
+
+def run(connection: Connection) -> None:
+    """Answer the plain requests at the start of what was received, up to the first other one."""
+    incoming, out = connection.incoming, connection.out
+    # fmt: off
+    (gate, read, write, live, alone, size, shift, mask, longest_read, longest_write, simple,
+     extended, unpack, header_length, read_head, write_head, read_header, done_header, counters,
+     ) = connection.lane
+    # fmt: on
+    pos, end = incoming.start, incoming.end
+    last = end - header_length
+    if pos > last:
+        return
+    if gate.restraint is not None or not connection.enter(gate) or gate.restraint is not None:
+        return  # before, too: a unit that is being erased is not waited for
+    buffer, view = incoming.buffer, incoming.view
+    copied = live and (gate.shared or not alone)
+    viewed = out.live  # the output has views of live memory
+    size = min(size, gate.parameters.size)
     append = out.buffers.append
     read_length = write_length = -1  # no length is like it
     read_last = read_blocks = write_last = 0
     reads = writes = found = written = 0
     room = OUTPUT_BUFFERS - len(out.buffers)
-    last = end - header_length
 
     while pos <= last and room > 1:
         head, cookie, offset, length = unpack(buffer, pos)
 
         if head == read_head:
             if length != read_length:
-                if not 0 < length <= service.fast_read or length & mask:
+                if not 0 < length <= longest_read or length & mask:
                     break
                 read_length, read_last, read_blocks = length, size - length, length >> shift
                 # where the batch ends if all that follows is like this
@@ -143,7 +194,7 @@ def run(connection: Connection) -> None:
 
         elif head == write_head:
             if length != write_length:
-                if not 0 < length <= service.fast_write or length & mask:
+                if not 0 < length <= longest_write or length & mask:
                     break
                 write_length, write_last = length, size - length
             if offset > write_last or offset & mask:
@@ -183,8 +234,9 @@ def run(connection: Connection) -> None:
     incoming.start = pos
     out.live = viewed
     out.size += found + reads * read_header + writes * done_header
-    counters = connection.counters[gate]
-    counters.reads += reads
-    counters.read_bytes += found
-    counters.writes += writes
-    counters.written_bytes += written
+    if reads:
+        counters.reads += reads
+        counters.read_bytes += found
+    if writes:
+        counters.writes += writes
+        counters.written_bytes += written
