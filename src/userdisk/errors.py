@@ -161,6 +161,30 @@ def from_exception(error: BaseException, *, writing: bool) -> StorageError:
     return HardwareError(f"{type(error).__name__}: {error}")
 
 
+#: What an error of an NBD server is here; the reverse of `nbd_error`.
+_BY_NBD_ERROR: dict[int, type[StorageError]] = {
+    1: WriteProtected,
+    5: MediumError,
+    12: OutOfMemory,
+    22: OutOfRange,
+    28: OutOfSpace,
+    75: HardwareError,
+    95: Unsupported,
+    108: NotReady,
+}
+
+
+def from_nbd(number: int, message: str, *, writing: bool, lba: int | None = None) -> StorageError:
+    """The table's entry for an NBD server's error; numbers that are not known are EIO.
+
+    `writing` is true for everything that stores: an I/O error is then a write error.
+    """
+    kind = _BY_NBD_ERROR.get(number, MediumError)
+    if kind is MediumError and writing:
+        kind = WriteError
+    return kind(message, lba=lba)
+
+
 def _errno_of(error: OSError) -> int | None:
     """Its number, also where Python sets none: OSError(errno.EIO), and time-outs of sockets."""
     if error.errno is not None:
