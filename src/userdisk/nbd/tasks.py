@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from userdisk.budget import SESSION_LIMIT
 from userdisk.errors import StorageError
+from userdisk.nbd.export import MAX_PAYLOAD
 from userdisk.nbd.incoming import Piece
 from userdisk.nbd.replies import Request
 from userdisk.nbd.requests import Receive, Refused, Steps
@@ -87,7 +88,9 @@ class Tasks:
     def _cost(self, request: Request) -> int:
         if request.command == Command.WRITE:
             return min(request.length, self._service.piece)
-        return request.length if request.command == Command.READ else 0
+        if request.command != Command.READ or request.length > MAX_PAYLOAD:  # to be refused
+            return 0
+        return request.length
 
     def taken(self) -> None:
         """The owner takes the output; what it took before has been sent."""
