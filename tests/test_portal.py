@@ -89,7 +89,7 @@ def test_a_limit_on_connections(served: tuple[Server, tuple[str, int]]) -> None:
 
 def test_those_that_never_log_in_keep_nobody_out(served: tuple[Server, tuple[str, int]]) -> None:
     server, address = served
-    server._portals._max_logins = 4
+    server._portals._max_openings = 4
     logged_in = connect(address)
     silent = [socket.create_connection(address) for _ in range(10)]
     eventually(lambda: server.connections == 11)

@@ -155,7 +155,7 @@ def test_stop_waits_for_the_operation_that_runs() -> None:
     stopping.start()
     time.sleep(0.1)
     assert stopping.is_alive()
-    assert server.waits_for == "initiators to log out"
+    assert server.waits_for == "clients to leave"
     slow.go.set()
     stopping.join(10)
     assert not stopping.is_alive()

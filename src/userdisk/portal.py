@@ -10,21 +10,20 @@ stalls nobody else.
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import socket
+import ssl
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
-from userdisk import transport
+from userdisk import protocol, transport
 from userdisk.counters import Tally
-from userdisk.errors import UsageError
-from userdisk.iscsi.connection import Connection, Phase
-from userdisk.iscsi.environment import Environment, Peer
-from userdisk.transport import Waker
-from userdisk.unit import Buffer
+from userdisk.listening import Address, Listener
+from userdisk.tls_stream import TlsStream
+from userdisk.transport import PlainStream, Stream, Waker
 
 log = logging.getLogger("userdisk")
 
@@ -32,21 +31,38 @@ TICK = 1.0  #: seconds between looks at time limits
 STALL_LIMIT = 60.0  #: seconds that a peer may leave our output unread
 USER_TIMEOUT = 60.0  #: seconds that sent data may stay unacknowledged
 _LINGER = 1.0  # seconds for the peer to take the last output
-_BACKLOG = 64
+_UNIX = getattr(socket, "AF_UNIX", None)
+_ROOM_LIMIT = 1.0  # seconds for connections that are being closed to make room for another
+
+HostPort = tuple[str, int]  #: of an end of a connection; of a Unix socket its path, and 0
+Post = Callable[[Callable[[], None]], None]
+
+
+class Connection(protocol.Connection, Protocol):
+    """A protocol's connection, which counts what it does."""
+
+    counters: Tally
+
+
+#: makes a connection of its two ends (local, remote), its `post` and the time in seconds
+Accept = Callable[[HostPort, HostPort, Post, float], Connection]
 
 
 class Owner:
     """One connection with its socket and thread."""
 
-    def __init__(self, portal: Portals, sock: socket.socket, peer: Peer) -> None:
+    def __init__(self, portal: Portals, sock: socket.socket, door: _Door, ends: _Ends) -> None:
         self._portal = portal
         self._sock = sock
-        self.peer = peer
+        self._context = door.context
         self._waker = Waker()
         self._inbox: deque[Callable[[], None]] = deque()
-        self.connection = Connection(portal.environment, peer, self.post, time.monotonic())
-        name = f"iscsi {peer.remote[0]}:{peer.remote[1]}"
-        self.thread = threading.Thread(target=self._run, name=name, daemon=True)
+        host, port = ends.remote
+        self.name = f"{host}:{port}" if sock.family != _UNIX else host
+        self.aborted = False
+        self.connection = door.accept(ends.local, ends.remote, self.post, time.monotonic())
+        self._stream: Stream = PlainStream(sock)
+        self.thread = threading.Thread(target=self._run, name=f"owner {self.name}", daemon=True)
 
     def start(self) -> None:
         """Start the owner's thread. Raises RuntimeError if there cannot be one more."""
@@ -62,11 +78,12 @@ class Owner:
         self._waker.wake()
 
     def stop(self, seconds: int) -> None:
-        """Ask the initiator to log out within `seconds`, then end; from any thread."""
-        self.post(lambda: self.connection.request_logout(seconds))
+        """Ask the peer to leave within `seconds`; from any thread."""
+        self.post(lambda: self.connection.request_end(seconds))
 
     def abort(self, reason: str) -> None:
         """End the connection at once; from any thread."""
+        self.aborted = True
         self.post(lambda: self.connection.fail(reason))
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
@@ -75,7 +92,7 @@ class Owner:
 
     def _run(self) -> None:
         connection = self.connection
-        reason = "closed by the initiator"
+        reason = "closed by the peer"
         try:
             transport.prepare(self._sock, TICK, USER_TIMEOUT)
             self._serve()
@@ -83,7 +100,7 @@ class Owner:
             reason = error.strerror or str(error)
         except BaseException:  # whatever it was, the session ends and the server can stop
             reason = "an error in userdisk"
-            log.exception("connection %s:%d failed", *self.peer.remote)
+            log.exception("connection %s failed", self.name)
         connection.lost(reason)
         with contextlib.suppress(OSError):
             self._sock.close()
@@ -91,56 +108,71 @@ class Owner:
             self._waker.wait(None, TICK)
             self._serve_inbox()
         connection.end()
-        log.info("connection %s:%d ended: %s", *self.peer.remote, connection.reason)
+        log.info("connection %s ended: %s", self.name, connection.reason)
         self._portal.ended(self)
         self._waker.close()
 
     def _serve(self) -> None:
-        connection, sock, inbox = self.connection, self._sock, self._inbox
-        rest: list[Buffer] = []
-        size = -1  # bytes in rest, if known
+        connection, sock, inbox, stream = self.connection, self._sock, self._inbox, self._stream
         stalled = 0.0
         while True:
             if inbox:
                 self._serve_inbox()
                 if connection.closed:
                     return
-            live = connection.out.live
-            if not rest and connection.out.buffers:
-                size = connection.out.size
-                rest = connection.take_output()
-            if rest:
-                rest = transport.send(sock, rest, size)
-                size = -1
-                if rest:
-                    if live:  # it waits for the peer: what it shows may change before it is sent
-                        rest = [bytes(b) if type(b) is memoryview else b for b in rest]
-                    now = time.monotonic()
-                    if self._waker.wait(sock, TICK, writing=True):
-                        stalled = 0.0
-                    else:
-                        stalled += time.monotonic() - now
-                        if stalled > STALL_LIMIT:
-                            raise TimeoutError(f"did not read for {STALL_LIMIT:g} s")
-                    continue
-            if connection.phase is Phase.CLOSING:
+            out = connection.out
+            if not stream.rest and out.buffers:
+                live, size = out.live, out.size
+                stream.send(connection.take_output(), size, live=live)
+            if stream.rest:
+                stalled = self._wait_writable(stalled)
+                stream.flush()
+                continue
+            if connection.closing:
                 self._linger()
                 return
+            if connection.secures:
+                stream = self._secure()
+                continue
             if connection.more:
                 connection.resume()
                 continue
-            if connection.pending:
+            if connection.paused:
+                self._waker.wait(None, TICK)
+                connection.tick(time.monotonic())
+                continue
+            if connection.pending and not stream.buffered:
                 ready = self._waker.wait(sock, TICK)
                 connection.tick(time.monotonic())
                 if not ready:
                     continue
-            count = transport.receive(sock, connection.buffer())
+            count = stream.receive(connection.buffer())
             if count > 0:
                 connection.received(count)
             elif count == 0:
                 return
             else:
                 connection.tick(time.monotonic())
+
+    def _wait_writable(self, stalled: float) -> float:
+        """Wait until the peer reads, a tick at most; returns for how long it has not, in seconds.
+
+        Raises TimeoutError.
+        """
+        now = time.monotonic()
+        if self._waker.wait(self._sock, TICK, writing=True):
+            return 0.0
+        stalled += time.monotonic() - now
+        if stalled > STALL_LIMIT:
+            raise TimeoutError(f"did not read for {STALL_LIMIT:g} s")
+        return stalled
+
+    def _secure(self) -> Stream:
+        """All that follows is encrypted."""
+        assert self._context is not None, "a protocol that has TLS needs a context"
+        self._stream = TlsStream(self._sock, self._context)
+        self.connection.secured()
+        return self._stream
 
     def _serve_inbox(self) -> None:
         inbox = self._inbox
@@ -149,7 +181,7 @@ class Owner:
 
     def _linger(self) -> None:
         """Close without a reset, which could destroy the last response on its way."""
-        self._sock.shutdown(socket.SHUT_WR)
+        self._stream.finish()
         end = time.monotonic() + _LINGER
         scratch = memoryview(bytearray(65536))
         while time.monotonic() < end:
@@ -157,23 +189,32 @@ class Owner:
                 return
 
 
+class _Ends(NamedTuple):
+    local: HostPort
+    remote: HostPort
+
+
+class _Door(NamedTuple):
+    """A listener, and what is made of those that come in."""
+
+    listener: Listener
+    accept: Accept
+    context: ssl.SSLContext | None
+
+
 class Portals:
     """The listening sockets of a server and the connections that came in through them.
 
     Args:
-        environment: what all connections share.
         max_connections: at the same time; more are closed at once.
-        max_logins: connections at the same time that have not logged in; one more, and the oldest
-            of them is closed.
+        max_openings: connections at the same time that have not logged in, or not chosen an
+            export; one more, and the oldest of them is closed.
     """
 
-    def __init__(
-        self, environment: Environment, *, max_connections: int = 256, max_logins: int = 32
-    ) -> None:
-        self.environment = environment
+    def __init__(self, *, max_connections: int = 256, max_openings: int = 32) -> None:
         self._max_connections = max_connections
-        self._max_logins = max_logins
-        self._listeners: list[tuple[socket.socket, threading.Thread]] = []
+        self._max_openings = max_openings
+        self._listeners: list[tuple[Listener, threading.Thread]] = []
         self._owners: dict[Owner, None] = {}  # the oldest first
         self._changed = threading.Condition()
         self._stopping = False
@@ -181,69 +222,67 @@ class Portals:
         self.accepted = 0  #: connections that were let in
         self.refused = 0  #: connections over a limit
 
-    def listen(self, host: str, port: int, tag: int = 1) -> tuple[str, int]:
+    def listen(
+        self, address: Address, accept: Accept, context: ssl.SSLContext | None = None
+    ) -> Address:
         """Listen on an address; returns it with the port that was chosen for port 0.
 
-        `tag` is that of its portal group. Raises UsageError.
+        Args:
+            accept: makes the protocol's side of each connection.
+            context: for protocols whose connections begin TLS.
+
+        Raises UsageError.
         """
-        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        try:
-            family, kind, protocol, _, address = socket.getaddrinfo(
-                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )[0]
-        except socket.gaierror as error:
-            raise UsageError(f"cannot listen on {where}: {error.strerror}") from None
-        except UnicodeError:  # labels that are empty or too long
-            raise UsageError(f"cannot listen on {where}: not a host name") from None
-        sock = socket.socket(family, kind, protocol)
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6 and host in ("::", ""):
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-            sock.bind(address)
-            sock.listen(_BACKLOG)
-        except OSError as error:
-            sock.close()
-            hint = ": is another server running?" if error.errno == errno.EADDRINUSE else ""
-            raise UsageError(f"cannot listen on {where}: {error.strerror}{hint}") from None
+        listener = Listener(address)
+        door = _Door(listener, accept, context)
         thread = threading.Thread(
-            target=self._accept, args=(sock, tag), name=f"portal {where}", daemon=True
+            target=self._accept, args=(door,), name=f"portal {listener.where}", daemon=True
         )
         thread.start()
-        self._listeners.append((sock, thread))
-        bound: tuple[str, int] = sock.getsockname()[:2]
-        return bound
+        self._listeners.append((listener, thread))
+        return listener.address
 
-    def _accept(self, listener: socket.socket, tag: int) -> None:
+    def _accept(self, door: _Door) -> None:
         while True:
             try:
-                sock, remote = listener.accept()
+                sock, remote = door.listener.socket.accept()
             except OSError:
                 if self._stopping:
                     return
                 time.sleep(0.1)  # out of descriptors, perhaps: do not spin
                 continue
             try:
-                local = sock.getsockname()
+                ends = _ends(door.listener, sock, remote)
             except OSError:
                 sock.close()
                 continue
             with self._changed:
-                logins = [each for each in self._owners if each.connection.phase is Phase.LOGIN]
-                if len(self._owners) >= self._max_connections or self._stopping:
+                if self._has_room():
+                    self._begin(sock, door, ends)
+                else:
                     self.refused += 1
                     sock.close()
-                    continue
-                if len(logins) >= self._max_logins:  # those that never log in keep nobody out
-                    self.refused += 1
-                    logins[0].abort("too many connections that have not logged in")
-                self._begin(sock, Peer(_address(local), _address(remote), tag))
 
-    def _begin(self, sock: socket.socket, peer: Peer) -> None:
+    def _has_room(self) -> bool:
+        """Whether one more may come in; the caller holds the condition.
+
+        Those that never log in keep nobody out.
+        """
+        opening = [each for each in self._owners if not each.aborted and each.connection.opening]
+        if len(opening) >= self._max_openings:
+            self.refused += 1
+            opening[0].abort("too many connections that have not logged in")
+        if len(self._owners) >= self._max_connections and any(o.aborted for o in self._owners):
+            self._changed.wait_for(
+                lambda: len(self._owners) < self._max_connections or self._stopping, _ROOM_LIMIT
+            )
+        return len(self._owners) < self._max_connections and not self._stopping
+
+    def _begin(self, sock: socket.socket, door: _Door, ends: _Ends) -> None:
         """Give a new connection its owner; the caller holds the condition."""
         owner = None
         try:
-            owner = Owner(self, sock, peer)
+            owner = Owner(self, sock, door, ends)
             self._owners[owner] = None
             owner.start()
         except (OSError, RuntimeError) as error:  # no descriptor, or no thread
@@ -272,14 +311,12 @@ class Portals:
             return total
 
     def stop(self, seconds: int = 2) -> None:
-        """Stop accepting, ask everybody to log out within `seconds`, end every connection.
+        """Stop accepting, ask everybody to leave within `seconds`, end every connection.
 
         Returns when the last operation of a connection has left its unit. Blocks.
         """
         self._stopping = True
         for listener, thread in self._listeners:
-            with contextlib.suppress(OSError):
-                listener.shutdown(socket.SHUT_RDWR)
             listener.close()
             thread.join(1.0)
         with self._changed:
@@ -295,7 +332,13 @@ class Portals:
             self._changed.wait_for(lambda: not self._owners)
 
 
-def _address(name: tuple[object, ...]) -> tuple[str, int]:
+def _ends(listener: Listener, sock: socket.socket, remote: tuple[object, ...]) -> _Ends:
+    if sock.family == _UNIX:
+        return _Ends((listener.where, 0), (listener.where, 0))
+    return _Ends(_host_port(sock.getsockname()), _host_port(remote))
+
+
+def _host_port(name: tuple[object, ...]) -> HostPort:
     """(host, port) of a socket name; IPv4 in its own form also on an IPv6 socket."""
     host, port = str(name[0]), name[1]
     assert isinstance(port, int)

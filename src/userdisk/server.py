@@ -1,4 +1,4 @@
-"""A server: targets with their units behind iSCSI portals, started and stopped in order."""
+"""A server: units behind iSCSI portals and NBD addresses, started and stopped in order."""
 
 from __future__ import annotations
 
@@ -15,17 +15,24 @@ from userdisk.errors import UsageError, UserdiskError, is_bug
 from userdisk.gate import Gate
 from userdisk.iscsi import digest
 from userdisk.iscsi.chap import Credentials
+from userdisk.iscsi.connection import Connection as IscsiConnection
 from userdisk.iscsi.discovery import Portal, parse_advertise, reachable, target_address
-from userdisk.iscsi.environment import Environment
+from userdisk.iscsi.environment import Environment, Peer
 from userdisk.iscsi.keys import Settings
 from userdisk.iscsi.login import Found, Login, LoginConfig, Negotiated, Opened
 from userdisk.iscsi.outgoing import COMMAND_WINDOW
 from userdisk.iscsi.session import Sessions
-from userdisk.portal import Portals
+from userdisk.listening import Address
+from userdisk.nbd.connection import Connection as NbdConnection
+from userdisk.nbd.environment import Environment as NbdEnvironment
+from userdisk.nbd.environment import TlsMode
+from userdisk.nbd.export import Export
+from userdisk.portal import Accept, HostPort, Portals, Post
 from userdisk.scsi.port_groups import AccessState, Cause
 from userdisk.target.log_pages import Processed
 from userdisk.target.logical_unit import LogicalUnit
 from userdisk.target.target import Target
+from userdisk.tls import ServerTls
 from userdisk.usage_watch import UsageWatch
 
 log = logging.getLogger("userdisk")
@@ -35,7 +42,7 @@ MAX_TAG = 65535  #: of a portal group; 0 is no relative target port identifier (
 
 
 class Server:
-    """Targets that initiators can log in to. Usable as a context manager.
+    """Targets and exports that clients can use. Usable as a context manager.
 
     Args:
         targets: with their logical units; the server opens and closes the units.
@@ -45,6 +52,10 @@ class Server:
         initiators: names that may log in; empty: all.
         advertise: the address that discovery names instead of the one that the client reached:
             "host" or "host:port", for initiators behind NAT.
+        exports: what NBD clients can ask for; the first is the default. The server opens and
+            closes their units too, those of targets only once.
+        nbd: (host, port) of each NBD address, or the path of a Unix socket.
+        tls: for NBD; None: without TLS.
     """
 
     def __init__(
@@ -55,6 +66,9 @@ class Server:
         credentials: Credentials | None = None,
         initiators: Sequence[str] = (),
         advertise: str | None = None,
+        exports: Sequence[Export] = (),
+        nbd: Sequence[Address] = (),
+        tls: ServerTls | None = None,
     ) -> None:
         self._targets = {target.name.lower(): target for target in targets}
         if len(self._targets) != len(targets):
@@ -62,7 +76,15 @@ class Server:
             name = next(name for name in names if names.count(name) > 1)
             raise UsageError(f"two targets have the same name, {name}")
         units = list(dict.fromkeys(lu for target in targets for lu in target.units))
-        self._gates: list[Gate] = list(dict.fromkeys(lu.gate for lu in units))
+        gates = [lu.gate for lu in units] + [export.gate for export in exports]
+        self._gates: list[Gate] = list(dict.fromkeys(gates))
+        self._nbd = tuple(nbd)
+        self._tls = tls
+        self._exports = {export.name: export for export in exports}
+        if len(self._exports) != len(exports):
+            taken = [export.name for export in exports]
+            twice = next(name for name in taken if taken.count(name) > 1)
+            raise UsageError(f"two exports have the same name, {twice}")
         self._listen = tuple(Portal(*each) for each in listen)
         for portal in self._listen:
             if not 1 <= portal.tag <= MAX_TAG:
@@ -78,30 +100,37 @@ class Server:
         self._opened: list[Gate] = []
         digests = ("CRC32C", "None") if digest.available() else ("None",)
         self._settings = Settings(digests=digests)
+        budget, buffers = Budget(PROCESS_LIMIT, threading.Lock()), Buffers(threading.Lock())
+        self._nbd_environment = NbdEnvironment(
+            exports=self._exports, tls=_mode(tls), budget=budget, buffers=buffers, report=_report
+        )
         self._environment = Environment(
             targets=self._targets,
             sessions=Sessions(threading.Lock()),
             login=self._login,
             addresses=self._addresses,
             max_segment=self._settings.max_recv_data_segment_length,
-            budget=Budget(PROCESS_LIMIT, threading.Lock()),
-            buffers=Buffers(threading.Lock()),
+            budget=budget,
+            buffers=buffers,
             report=_report,
         )
-        self._portals = Portals(self._environment)
+        self._portals = Portals()
         self._units = units
         for lu in units:
             lu.processed = partial(self._processed, lu)
         self._watch = UsageWatch(units)
         #: what `stop` waits for, for people
         self.waits_for = ""
+        #: NBD addresses as bound, after `start`
+        self.nbd_addresses: list[Address] = []
 
     def start(self) -> list[tuple[str, int]]:
-        """Open the units and listen; returns the bound addresses.
+        """Open the units and listen; returns the bound iSCSI addresses.
 
-        Raises UsageError for an address that cannot be had, and UserdiskError for a unit that
-        cannot be opened; the server is then stopped again.
+        Raises UsageError for an address or a certificate that cannot be had, and UserdiskError for
+        a unit that cannot be opened; the server is then stopped again.
         """
+        context = None if self._tls is None else self._tls.context()
         try:
             for gate in self._gates:
                 _open(gate)
@@ -110,18 +139,25 @@ class Server:
                 lu.sanitize.resume()
             self._watch.start()
             for portal in self._listen:
-                self._bound.append(self._portals.listen(*portal))
+                bound = self._portals.listen(
+                    (portal.host, portal.port), self._iscsi_connection(portal.tag)
+                )
+                assert isinstance(bound, tuple)
+                self._bound.append(bound)
+            for address in self._nbd:
+                bound = self._portals.listen(address, self._nbd_connection, context)
+                self.nbd_addresses.append(bound)
             return self._bound
         except BaseException:
             self.stop()
             raise
 
     def stop(self) -> None:
-        """Stop accepting, have initiators log out, then flush and close the units. Blocks.
+        """Stop accepting, have clients leave, then flush and close the units. Blocks.
 
         Raises the first failure to flush or close, after everything was closed.
         """
-        self.waits_for = "initiators to log out"
+        self.waits_for = "clients to leave"
         self._portals.stop()
         self._watch.stop()
         for lu in self._units:
@@ -186,6 +222,17 @@ class Server:
     ) -> None:
         self.stop()
 
+    def _iscsi_connection(self, tag: int) -> Accept:
+        def accept(local: HostPort, remote: HostPort, post: Post, now: float) -> IscsiConnection:
+            return IscsiConnection(self._environment, Peer(local, remote, tag), post, now)
+
+        return accept
+
+    def _nbd_connection(
+        self, local: HostPort, remote: HostPort, post: Post, now: float
+    ) -> NbdConnection:
+        return NbdConnection(self._nbd_environment, post, now)
+
     def _login(self, open_session: Callable[[Negotiated], Opened], tag: int) -> Login:
         return Login(
             LoginConfig(
@@ -208,6 +255,13 @@ class Server:
     def _find(self, tag: int, name: str) -> Found | None:
         target = self._targets.get(name.lower())
         return None if target is None else Found(target.name.lower(), target.alias, tag)
+
+
+def _mode(tls: ServerTls | None) -> TlsMode:
+    if tls is None:
+        return TlsMode.NONE
+    # A client that need not encrypt need not show a certificate either.
+    return TlsMode.REQUIRED if tls.required or tls.verify_peer else TlsMode.OFFERED
 
 
 def _open(gate: Gate) -> None:

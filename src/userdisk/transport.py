@@ -2,7 +2,8 @@
 
 Sockets stay in blocking mode, with SO_RCVTIMEO as the tick of whoever waits (a Python time-out
 would cost a poll before every call). Sending is tried without waiting first; only what does not
-fit waits.
+fit waits. `PlainStream` is a socket as the portal and the clients see it; `tls_stream.py` has the
+encrypted one.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import socket
 import struct
 import threading
 from collections.abc import Sequence
+from typing import Protocol
 
 from userdisk.unit import Buffer
 
@@ -21,6 +23,67 @@ _VECTORED = hasattr(socket.socket, "sendmsg")
 _NO_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 _EVENTFD = hasattr(os, "eventfd")
 _IOV_MAX = 1024
+_KEEPALIVE = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))  # seconds, probes
+
+
+class Stream(Protocol):
+    """A connection's bytes. One thread uses it; nothing blocks longer than the socket's tick."""
+
+    @property
+    def rest(self) -> bool:
+        """Output was not taken by the socket: wait until it is writable, then `flush`."""
+
+    @property
+    def buffered(self) -> bool:
+        """What was received waits inside: `receive` again, without waiting for the socket."""
+
+    def receive(self, buffer: memoryview) -> int:
+        """Bytes received into `buffer`; 0: the end; -1: none yet. Raises OSError."""
+
+    def send(self, buffers: list[Buffer], size: int = -1, *, live: bool = False) -> None:
+        """Send in order what the socket takes now, and keep the rest; only if not `rest`.
+
+        `size`: bytes in all, if known. `live`: views in it may change after the call.
+        """
+
+    def flush(self) -> None:
+        """Send more of the rest."""
+
+    def finish(self) -> None:
+        """Say that no more output comes."""
+
+
+class PlainStream:
+    """See `Stream`: the socket itself."""
+
+    buffered = False
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.rest = False
+        self._sock = sock
+        self._unsent: list[Buffer] = []
+
+    def receive(self, buffer: memoryview) -> int:
+        """See `Stream`."""
+        return receive(self._sock, buffer)
+
+    def send(self, buffers: list[Buffer], size: int = -1, *, live: bool = False) -> None:
+        """See `Stream`."""
+        unsent = send(self._sock, buffers, size)
+        if unsent:
+            if live:  # it waits for the peer: what it shows may change before it is sent
+                unsent = [bytes(b) if type(b) is memoryview else b for b in unsent]
+            self._unsent = unsent
+            self.rest = True
+
+    def flush(self) -> None:
+        """See `Stream`."""
+        self._unsent = send(self._sock, self._unsent)
+        self.rest = bool(self._unsent)
+
+    def finish(self) -> None:
+        """See `Stream`."""
+        self._sock.shutdown(socket.SHUT_WR)
 
 
 def prepare(sock: socket.socket, tick: float, user_timeout: float) -> None:
@@ -31,10 +94,15 @@ def prepare(sock: socket.socket, tick: float, user_timeout: float) -> None:
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             milliseconds = int(user_timeout * 1000)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+        # A peer that has nothing to say may be gone: NBD has no pings.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _KEEPALIVE:
+            if hasattr(socket, name):
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
     if os.name == "posix":
         seconds = int(tick)
-        value = struct.pack("@ll", seconds, int((tick - seconds) * 1_000_000))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
+        span = struct.pack("@ll", seconds, int((tick - seconds) * 1_000_000))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, span)
     else:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, int(tick * 1000))
 

@@ -248,7 +248,7 @@ def _pinged(link: Link) -> bytes:
 
 def test_a_stop_asks_for_a_logout(server: Server) -> None:
     link = server.link().login()
-    link.end.connection.request_logout(3)
+    link.end.connection.request_end(3)
     link.session.received(link.end.settle())
     assert link.session.events == [(pdu.AsyncEvent.LOGOUT_REQUEST, 0, 0, 3)]
     assert link.run(link.session.logout()).response == 0

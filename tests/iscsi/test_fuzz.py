@@ -638,7 +638,7 @@ def test_time_passes(makers: list[Maker], seconds: int) -> None:
             link.end.feed(make(link.end.connection))
             waiting.connection.tick(float(number * seconds))
             waiting.feed(b"\x43")
-        link.end.connection.request_logout(5)
+        link.end.connection.request_end(5)
         link.end.settle()
         waiting.connection.tick(1000.0)
         assert not waiting.reading

@@ -1,4 +1,4 @@
-"""`userdisk serve`: offer units over iSCSI until a signal asks to stop.
+"""`userdisk serve`: offer units over iSCSI and NBD until a signal asks to stop.
 
 Order of work: open the units, listen, print how to connect, wait; then stop accepting, end the
 sessions, flush and close the units, and print what was done.
@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -27,20 +28,29 @@ from userdisk.cli.names import (
     size_text,
     target_names,
 )
+from userdisk.cli.nbd_offer import (
+    DEFAULT_ADDRESS,
+    NbdOffer,
+    export_names,
+    nbd_text,
+    parse_address,
+)
 from userdisk.cli.running import Signals
 from userdisk.cli.secrets import find_credentials
 from userdisk.cli.units import SERVED_UNIT_OPTIONS, UNIT_HELP, UnitOptions, unit_name
-from userdisk.errors import StorageError, UserdiskError
+from userdisk.errors import StorageError, UsageError, UserdiskError
 
 if TYPE_CHECKING:
     from userdisk.counters import Tally
     from userdisk.iscsi.chap import Credentials
+    from userdisk.listening import Address
     from userdisk.target.logical_unit import LogicalUnit
     from userdisk.target.target import Target
+    from userdisk.tls import ServerTls
 
 log = logging.getLogger("userdisk")
 
-_HELP = f"""Offer units to initiators over iSCSI until Ctrl-C.
+_HELP = f"""Offer units over iSCSI, with --nbd also over NBD, until Ctrl-C.
 
 {UNIT_HELP} Several are logical units 0, 1, ... of one target, or with --each targets of their own.
 
@@ -83,6 +93,33 @@ _OPTIONS: Sequence[click.Parameter] = (
         help="Target name, by default made from the (first) unit's; with --each, one for each unit"
         " in their order.",
     ),
+    click.Option(
+        ["--nbd"],
+        multiple=True,
+        is_flag=False,
+        flag_value=DEFAULT_ADDRESS,
+        metavar="[ADDR[:PORT]|unix:PATH]",
+        help=f"Offer the units over NBD too, at {DEFAULT_ADDRESS} by default; port 0 for any free"
+        " port; may be repeated. Without a value it comes last, or before another option.",
+    ),
+    click.Option(["--no-iscsi"], is_flag=True, help="Offer the units over NBD alone."),
+    click.Option(
+        ["--export"],
+        multiple=True,
+        metavar="NAME",
+        help="NBD export name, by default the unit's; one for each unit in their order.",
+    ),
+    click.Option(
+        ["--tls"],
+        metavar="DIR",
+        help="Offer TLS to NBD clients; DIR has ca-cert.pem, server-cert.pem and server-key.pem.",
+    ),
+    click.Option(["--tls-require"], is_flag=True, help="Refuse NBD clients without TLS."),
+    click.Option(
+        ["--tls-verify-peer"],
+        is_flag=True,
+        help="Refuse NBD clients without a certificate that ca-cert.pem has signed.",
+    ),
     click.Option(["-v", "--verbose"], is_flag=True, help="Log connections and logins."),
 )
 
@@ -95,23 +132,44 @@ def serve(
     initiator: Sequence[str],
     each: bool,
     name: Sequence[str],
+    nbd: Sequence[str],
+    no_iscsi: bool,
+    export: Sequence[str],
+    tls: str | None,
+    tls_require: bool,
+    tls_verify_peer: bool,
     verbose: bool,
     **options: Any,
 ) -> int:
     logging.basicConfig(
         format="userdisk: %(message)s", level=logging.INFO if verbose else logging.WARNING
     )
-    portals = [parse_portal("--listen", text) for text in listen]
+    if no_iscsi and not nbd:
+        raise UsageError("--no-iscsi: nothing would be offered; add --nbd")
+    if not nbd and (export or tls is not None):
+        raise UsageError(f"{'--export' if export else '--tls'}: is for NBD; add --nbd")
+    if tls is None and (tls_require or tls_verify_peer):
+        option = "--tls-require" if tls_require else "--tls-verify-peer"
+        raise UsageError(f"{option}: needs the certificates; add --tls DIR")
+    portals = [] if no_iscsi else [parse_portal("--listen", text) for text in listen]
+    addresses = [parse_address(text) for text in nbd]
+    exported = export_names(specs, export) if nbd else []
     initiators = [checked_name("--initiator", text) for text in initiator]
     names = target_names(specs, name, each=each)
     credentials = find_credentials(chap_file, os.environ)
 
     from userdisk.gate import Gate
     from userdisk.identity import check_unique, identity_of
+    from userdisk.nbd.export import Export
     from userdisk.server import Server
     from userdisk.target.logical_unit import LogicalUnit
     from userdisk.target.target import Target
+    from userdisk.tls import ServerTls
 
+    server_tls = None
+    if tls is not None:
+        server_tls = ServerTls(Path(tls), tls_verify_peer, tls_require or tls_verify_peer)
+        server_tls.context()  # what is wrong with it is said before a unit is opened
     with Signals() as signals:
         units = [UnitOptions(**options).open(spec) for spec in specs]
         check_unique(units)
@@ -127,11 +185,21 @@ def serve(
             credentials=credentials,
             initiators=initiators,
             advertise=advertise,
+            exports=[
+                Export(each_name, lu.gate, spec)
+                for each_name, lu, spec in zip(exported, lus, specs, strict=False)
+            ],
+            nbd=addresses,
+            tls=server_tls,
         )
         bound = server.start()
         signals.started()
         began = time.monotonic()
-        _print_start(targets, bound, advertise, credentials)
+        if bound:
+            _print_iscsi(targets, bound, advertise, credentials)
+        if server.nbd_addresses:
+            _print_nbd(exported, lus, server.nbd_addresses, server_tls)
+        click.echo("serving; Ctrl-C stops")
         status = 0
         try:
             signals.wait_and_stop(server.stop, lambda: server.waits_for, lambda: _measure(lus))
@@ -144,7 +212,7 @@ def serve(
 commands = [click.Command("serve", callback=serve, params=list(_OPTIONS), help=_HELP)]
 
 
-def _print_start(
+def _print_iscsi(
     targets: Sequence[Target],
     bound: Sequence[tuple[str, int]],
     advertise: str | None,
@@ -171,7 +239,39 @@ def _print_start(
             " write these disks; ask for a secret with --chap-file",
             err=True,
         )
-    click.echo("serving; Ctrl-C stops")
+
+
+def _print_nbd(
+    names: Sequence[str],
+    lus: Sequence[LogicalUnit],
+    bound: Sequence[Address],
+    tls: ServerTls | None,
+) -> None:
+    required = tls is not None and tls.required
+    offers = [[NbdOffer(name, _reached(address), required) for name in names] for address in bound]
+    for of_address in offers:
+        for offer, lu in zip(of_address, lus, strict=True):
+            click.echo(f"{offer.uri}\n    {_describe(lu)}")
+    click.echo()
+    click.echo(nbd_text(offers[0][0]))
+    beyond = [
+        portal_text(*address)
+        for address in bound
+        if isinstance(address, tuple) and not is_loopback(address[0])
+    ]
+    if beyond and not (tls is not None and tls.verify_peer):
+        click.echo(
+            f"warning: {', '.join(beyond)}: anyone who reaches this address can read and write"
+            " these disks; ask for client certificates with --tls DIR --tls-verify-peer",
+            err=True,
+        )
+
+
+def _reached(address: Address) -> Address:
+    """The address that other machines use, for what is printed."""
+    if isinstance(address, tuple) and is_wildcard(address[0]):
+        return own_address(address[0]), address[1]
+    return address
 
 
 def _measure(lus: Sequence[LogicalUnit]) -> None:

@@ -124,6 +124,22 @@ class Connection:
         """What is to be sent now, in order. Views in it stay valid until it is sent."""
         return self.out.take()
 
+    paused = False  #: tasks beyond the window are never begun
+    secures = False  #: iSCSI has no STARTTLS
+
+    def secured(self) -> None:
+        """Never called."""
+
+    @property
+    def opening(self) -> bool:
+        """It has not logged in."""
+        return self.phase is Phase.LOGIN
+
+    @property
+    def closing(self) -> bool:
+        """Only the output is still sent."""
+        return self.phase is Phase.CLOSING
+
     @property
     def pending(self) -> bool:
         """Whether something may be posted soon: wait for the inbox too, not only for the peer."""
@@ -146,7 +162,7 @@ class Connection:
             self.tasks.retry()
             self.leave()
 
-    def request_logout(self, seconds: int) -> None:
+    def request_end(self, seconds: int) -> None:
         """Ask the initiator to log out within `seconds`, because the server stops."""
         if self.phase is Phase.FULL_FEATURE and self.session is not None:
             self.out.async_message(pdu.AsyncEvent.LOGOUT_REQUEST, parameters=(0, 0, seconds))

@@ -1,0 +1,118 @@
+"""Listening sockets: TCP addresses, and Unix sockets with their files."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+from pathlib import Path
+
+from userdisk.errors import UsageError
+
+#: (host, port), or the path of a Unix socket
+Address = tuple[str, int] | Path | str
+
+_BACKLOG = 64
+_LONGEST_PATH = 107  # bytes, of sun_path without its end
+_PROBE = 1.0  # seconds for a server to take a connection
+
+
+class Listener:
+    """A socket that listens. Raises UsageError if it cannot."""
+
+    def __init__(self, address: Address) -> None:
+        self._file: tuple[int, int] | None = None  # device and inode of a Unix socket
+        self.address: Address  #: as bound: with the port that was chosen for port 0
+        if isinstance(address, tuple):
+            self.where = _text(*address)
+            self.socket = _tcp(address, self.where)
+            bound: tuple[str, int] = self.socket.getsockname()[:2]
+            self.address = bound
+        else:
+            path = Path(address)
+            self.where = f"unix:{path}"
+            self.socket = _unix(path, self.where)
+            status = os.lstat(path)
+            self._file = status.st_dev, status.st_ino
+            self.address = path
+
+    def close(self) -> None:
+        """Stop listening; remove the file of a Unix socket, if it is still ours."""
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)  # wakes who waits in accept
+        if isinstance(self.address, Path):
+            with contextlib.suppress(OSError):
+                status = os.lstat(self.address)
+                if (status.st_dev, status.st_ino) == self._file:
+                    os.unlink(self.address)
+        self.socket.close()
+
+
+def _text(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _tcp(address: tuple[str, int], where: str) -> socket.socket:
+    host, port = address
+    try:
+        family, kind, protocol, _, found = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except socket.gaierror as error:
+        raise UsageError(f"cannot listen on {where}: {error.strerror}") from None
+    except UnicodeError:  # labels that are empty or too long
+        raise UsageError(f"cannot listen on {where}: not a host name") from None
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6 and host in ("::", ""):
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.bind(found)
+        sock.listen(_BACKLOG)
+    except OSError as error:
+        sock.close()
+        hint = ": is another server running?" if error.errno == errno.EADDRINUSE else ""
+        raise UsageError(f"cannot listen on {where}: {error.strerror}{hint}") from None
+    return sock
+
+
+def _unix(path: Path, where: str) -> socket.socket:
+    if not hasattr(socket, "AF_UNIX"):
+        raise UsageError(f"cannot listen on {where}: no Unix sockets on this system")
+    if len(os.fsencode(path)) > _LONGEST_PATH:
+        raise UsageError(f"cannot listen on {where}: the path is longer than {_LONGEST_PATH} bytes")
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _make_room(path, where)
+        sock.bind(os.fspath(path))
+        os.chmod(path, 0o600)  # before anybody can connect: it does not listen yet
+        sock.listen(_BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise UsageError(f"cannot listen on {where}: {error.strerror}") from None
+    except UsageError:
+        sock.close()
+        raise
+    return sock
+
+
+def _make_room(path: Path, where: str) -> None:
+    """Remove the socket of a server that is gone. Raises UsageError for anything else."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise UsageError(f"cannot listen on {where}: there is a file that is not a socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(_PROBE)
+        try:
+            probe.connect(os.fspath(path))
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+        except (TimeoutError, BlockingIOError):  # it listens, but its queue is full
+            pass
+    raise UsageError(f"cannot listen on {where}: another server listens there")
