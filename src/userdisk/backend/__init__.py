@@ -1,7 +1,7 @@
 """Units that come with userdisk, and `open_unit`, which makes any unit from what a person writes.
 
-`ram:SIZE`, an image file, a block device, or `module:Class` or `file.py:Class`. A further kind is a
-row in `_SCHEMES` and a module that is imported when it is used.
+`ram:SIZE`, an image file, a block device, `nbd:URI`, `module:Class` or `file.py:Class`. A further
+kind is a row in `_SCHEMES` and a module that is imported when it is used.
 """
 
 from __future__ import annotations
@@ -167,6 +167,21 @@ def _device(request: _Request) -> StorageUnit:
     )
 
 
+def _nbd(request: _Request) -> StorageUnit:
+    from userdisk.backend.nbd import NbdUnit
+    from userdisk.nbd.uri import is_uri, parse_uri
+
+    uri = parse_uri(request.rest if is_uri(request.rest) else request.spec)
+    return NbdUnit(
+        uri,
+        size=request.size,
+        read_only=request.read_only,
+        new_guid=request.new_guid,
+        **request.common(),
+        guid=_guid(request),
+    )
+
+
 def _class(request: _Request) -> StorageUnit:
     from userdisk import identity
     from userdisk.backend import python
@@ -189,11 +204,18 @@ def _class(request: _Request) -> StorageUnit:
 
 
 def _guid(request: _Request) -> str | None:
-    """The only option that ram, images and devices have."""
+    """The only option that ram, images, devices and exports have."""
     for name in request.options:
         if name != "guid":
             raise UsageError(f"{request.spec}: has no option {name}")
     return request.options.get("guid")
 
 
-_SCHEMES: Final[Mapping[str, Callable[[_Request], StorageUnit]]] = {"ram": _ram}
+_SCHEMES: Final[Mapping[str, Callable[[_Request], StorageUnit]]] = {
+    "ram": _ram,
+    # nbd:URI, and a URI as it is
+    **dict.fromkeys(
+        ("nbd", "nbds", "nbd+unix", "nbds+unix", "nbd+vsock", "nbds+vsock"),
+        _nbd,
+    ),
+}

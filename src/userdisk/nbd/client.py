@@ -120,13 +120,14 @@ class ClientTransmission:
         return request
 
     def _end_of(self, cookie: bytes) -> None:
-        request = self.outstanding.pop(cookie)
+        request = self.outstanding[cookie]
         if request.error is not None:
             request.result = None
         elif request.command is Command.READ and not request.complete:
             raise NbdError("the server left out data of an answer")
         elif request.command is Command.BLOCK_STATUS and request.result is None:
             raise NbdError("the server's answer to BLOCK_STATUS says nothing")
+        del self.outstanding[cookie]  # only now: what is refused above is ended by `lost`
         self.finished.append(request)
 
     # -- replies ---------------------------------------------------------------------------------

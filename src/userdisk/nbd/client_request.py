@@ -16,14 +16,17 @@ WRITING = frozenset({Command.WRITE, Command.TRIM, Command.WRITE_ZEROES})
 _MAX_SHORT = (1 << 32) - 1
 _MAX_LONG = (1 << 63) - 1
 _MAX_PIECES = 1 << 16  # of an answer, that do not touch
-_MAX_CHUNKS = 1 << 20  # of an answer
+_MAX_CHUNKS = 1 << 17  # of an answer
 
-#: What the export's flags must say for a command, or for a flag of one.
+#: What the export's flags must say for a command, and for a flag of one. Two tables: the numbers
+#: of commands and flags are the same.
 _NEEDS = {
     Command.FLUSH: TransmissionFlag.SEND_FLUSH,
     Command.TRIM: TransmissionFlag.SEND_TRIM,
     Command.WRITE_ZEROES: TransmissionFlag.SEND_WRITE_ZEROES,
     Command.CACHE: TransmissionFlag.SEND_CACHE,
+}
+_FLAG_NEEDS = {
     CommandFlag.FUA: TransmissionFlag.SEND_FUA,
     CommandFlag.DF: TransmissionFlag.SEND_DF,
     CommandFlag.FAST_ZERO: TransmissionFlag.SEND_FAST_ZERO,
@@ -80,9 +83,9 @@ class Request:
         """Why this server cannot take it."""
         command, flags = self.command, found.flags
         needs = _NEEDS.get(command, TransmissionFlag(0))
-        for flag in CommandFlag:
+        for flag, needed in _FLAG_NEEDS.items():
             if self.flags & flag:
-                needs |= _NEEDS.get(flag, TransmissionFlag(0))
+                needs |= needed
         if command in WRITING and TransmissionFlag.READ_ONLY in flags:
             return WriteProtected("the server's export is read-only")
         if (missing := needs & ~flags) or (command is Command.BLOCK_STATUS and not _tells(found)):
