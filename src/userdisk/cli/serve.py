@@ -62,7 +62,7 @@ SIGHUP has the sizes of images and devices read again: initiators are told of a 
 """
 
 _OPTIONS: Sequence[click.Parameter] = (
-    click.Argument(["specs"], metavar="UNIT...", nargs=-1, required=True),
+    click.Argument(["specs"], metavar="UNIT...", nargs=-1),
     *SERVED_UNIT_OPTIONS,
     click.Option(
         ["--listen"],
@@ -144,6 +144,16 @@ def serve(
     logging.basicConfig(
         format="userdisk: %(message)s", level=logging.INFO if verbose else logging.WARNING
     )
+    if not specs:
+        taken = [text for text in nbd if text != DEFAULT_ADDRESS]
+        if taken:  # perhaps it was meant as the unit
+            raise UsageError(
+                f"--nbd {taken[-1]}: there is no unit; put the unit before the option, or write"
+                f" --nbd={DEFAULT_ADDRESS}"
+            )
+        raise click.MissingParameter(
+            ctx=click.get_current_context(), param_hint="'UNIT...'", param_type="argument"
+        )
     if no_iscsi and not nbd:
         raise UsageError("--no-iscsi: nothing would be offered; add --nbd")
     if not nbd and (export or tls is not None):

@@ -1,0 +1,251 @@
+"""NBD over real sockets: who is let in, TLS, and what ends a connection."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import struct
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kit.requires import requires
+from tests.kit.sockets import eventually
+from tests.kit.units import InlineRamUnit
+from userdisk import portal as portal_module
+from userdisk.errors import UsageError
+from userdisk.gate import Gate
+from userdisk.nbd import connection as connection_module
+from userdisk.nbd.export import Export
+from userdisk.server import Server
+from userdisk.tls import ServerTls, client_context
+from userdisk.tls_stream import TlsStream
+from userdisk.transport import prepare
+
+OPTION = struct.Struct(">8sII")
+GO, STARTTLS = 7, 5
+GO_DISK = OPTION.pack(b"IHAVEOPT", GO, 10) + struct.pack(">I4sH", 4, b"disk", 0)
+GREETING = 18
+REPLY = 20
+ACK = 1
+
+needs_openssl = requires("openssl")
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(portal_module, "TICK", 0.02)
+    monkeypatch.setattr(portal_module, "_LINGER", 0.2)
+
+
+@contextmanager
+def serving(tls: ServerTls | None = None) -> Iterator[tuple[Server, tuple[str, int]]]:
+    export = Export("disk", Gate(InlineRamUnit()))
+    server = Server([], listen=(), exports=[export], nbd=[("127.0.0.1", 0)], tls=tls)
+    assert server.start() == []
+    (address,) = server.nbd_addresses
+    assert isinstance(address, tuple)
+    try:
+        yield server, address
+    finally:
+        server.stop()
+
+
+def exactly(sock: Any, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        more = sock.recv(count - len(data))
+        assert more, "the connection has ended"
+        data += more
+    return data
+
+
+def greeted(address: tuple[str, int]) -> socket.socket:
+    sock = socket.create_connection(address, timeout=10)
+    exactly(sock, GREETING)
+    sock.sendall(struct.pack(">I", 3))
+    return sock
+
+
+def ended(sock: Any) -> bool:
+    try:
+        while sock.recv(4096):
+            pass
+    except ConnectionResetError:
+        pass
+    return True
+
+
+def goes(sock: Any) -> None:
+    """Choose the export, and read a block of zeros."""
+    sock.sendall(GO_DISK)
+    while True:
+        _, _, kind, length = struct.unpack(">QIII", exactly(sock, REPLY))
+        exactly(sock, length)
+        if kind == ACK:
+            break
+        assert not kind & 1 << 31
+    sock.sendall(struct.pack(">IHHQQI", 0x25609513, 0, 0, 7, 0, 512))
+    assert exactly(sock, 16) == struct.pack(">IIQ", 0x67446698, 0, 7)
+    assert exactly(sock, 512) == bytes(512)
+
+
+def test_silent_connections_keep_nobody_out() -> None:
+    with serving() as (server, address):
+        silent = [socket.create_connection(address, timeout=10) for _ in range(300)]
+        with greeted(address) as sock:
+            goes(sock)
+        assert ended(silent[0])
+        for each in silent:
+            each.close()
+        assert len(server._portals._owners) <= 256
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    openssl = "openssl"
+    folder = tmp_path_factory.mktemp("certificates")
+
+    def make(*arguments: str) -> None:
+        subprocess.run([openssl, *arguments], cwd=folder, check=True, capture_output=True)
+
+    new = ("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    make(*new, "-keyout", "ca-key.pem", "-out", "ca-cert.pem", "-subj", "/CN=ca", "-days", "2")
+    for whose in ("server", "client"):
+        make(
+            *new, "-keyout", f"{whose}-key.pem", "-out", f"{whose}-cert.pem", "-days", "2",
+            "-subj", f"/CN={whose}", "-addext", "subjectAltName=DNS:localhost",
+            "-addext", "basicConstraints=critical,CA:FALSE",
+            "-CA", "ca-cert.pem", "-CAkey", "ca-key.pem",
+        )  # fmt: skip
+        (folder / f"{whose}-key.pem").chmod(0o600)
+    return folder
+
+
+def starttls(address: tuple[str, int]) -> socket.socket:
+    sock = greeted(address)
+    sock.sendall(OPTION.pack(b"IHAVEOPT", STARTTLS, 0))
+    assert struct.unpack(">QIII", exactly(sock, REPLY))[2] == ACK
+    return sock
+
+
+@contextmanager
+def encrypted(address: tuple[str, int], context: ssl.SSLContext) -> Iterator[ssl.SSLSocket]:
+    with starttls(address) as sock, context.wrap_socket(sock, server_hostname="localhost") as tls:
+        yield tls
+
+
+@needs_openssl
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_client_with_a_certificate(certificates: Path, version: ssl.TLSVersion) -> None:
+    context = client_context(certificates)
+    context.maximum_version = version
+    tls = ServerTls(certificates, verify_peer=True)
+    with serving(tls) as (_, address), encrypted(address, context) as sock:
+        goes(sock)
+
+
+@needs_openssl
+def test_a_client_without_a_certificate(certificates: Path, tmp_path: Path) -> None:
+    (tmp_path / "ca-cert.pem").write_bytes((certificates / "ca-cert.pem").read_bytes())
+    with (
+        serving(ServerTls(certificates, verify_peer=True)) as (_, address),
+        pytest.raises((OSError, AssertionError)),
+        encrypted(address, client_context(tmp_path)) as sock,
+    ):
+        goes(sock)
+    with (
+        serving(ServerTls(certificates)) as (_, address),
+        encrypted(address, client_context(tmp_path)) as sock,
+    ):
+        goes(sock)
+
+
+@needs_openssl
+def test_half_a_handshake(certificates: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends after the connection's time limit, also if a byte comes now and then."""
+    monkeypatch.setattr(connection_module, "NEGOTIATION_LIMIT", 0.3)
+    with serving(ServerTls(certificates)) as (server, address):
+        with starttls(address) as sock:
+            began = time.monotonic()
+            sock.sendall(b"\x16\x03\x01\x02\x00")
+            sock.settimeout(0.01)
+            while time.monotonic() - began < 10:
+                try:
+                    sock.send(b"\x01")
+                    if not sock.recv(100):
+                        break
+                except TimeoutError:
+                    continue
+                except OSError:
+                    break
+            assert time.monotonic() - began < 9
+        eventually(lambda: not server._portals._owners)
+
+
+@needs_openssl
+def test_plaintext_where_tls_is_due(certificates: Path) -> None:
+    with serving(ServerTls(certificates)) as (server, address):
+        with starttls(address) as sock:
+            sock.sendall(GO_DISK)
+            assert ended(sock)
+        eventually(lambda: not server._portals._owners)
+
+
+@needs_openssl
+def test_what_is_wrong_with_the_files(certificates: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"server-cert\.pem: No such file"):
+        ServerTls(tmp_path).context()
+    for name in ("ca-cert.pem", "server-cert.pem", "server-key.pem"):
+        (tmp_path / name).write_bytes((certificates / name).read_bytes())
+    (tmp_path / "server-key.pem").chmod(0o644)
+    with pytest.raises(UsageError, match="chmod 600"):
+        ServerTls(tmp_path).context()
+    (tmp_path / "server-key.pem").write_bytes((certificates / "client-key.pem").read_bytes())
+    (tmp_path / "server-key.pem").chmod(0o600)
+    with pytest.raises(UsageError, match="is not the key of"):
+        ServerTls(tmp_path).context()
+    (tmp_path / "server-cert.pem").write_text("nothing")
+    with pytest.raises(UsageError, match="in PEM"):
+        ServerTls(tmp_path).context()
+
+
+@needs_openssl
+def test_much_data_both_ways(certificates: Path) -> None:
+    """More than the sockets hold, in small and large buffers, with views that change."""
+    here, there = socket.socketpair()
+    for each in (here, there):
+        prepare(each, 0.02, 5)
+    server = TlsStream(here, ServerTls(certificates).context())
+    client = TlsStream(
+        there, client_context(certificates), server_side=False, server_hostname="localhost"
+    )
+    room = memoryview(bytearray(100_000))
+    while not (client.secured and server.secured):
+        client.receive(room)
+        server.receive(room)
+    live = bytearray(os.urandom(4 << 20))
+    expected = b"head" + bytes(live) + b"tail" * 1000
+    server.send([b"head", memoryview(live), *[b"tail"] * 1000], live=True)
+    live[:] = bytes(len(live))
+    got = bytearray()
+    while len(got) < len(expected):
+        if server.rest:
+            server.flush()
+        count = client.receive(room)
+        assert count
+        if count > 0:
+            got += room[:count]
+    assert got == expected
+    server.finish()
+    while (count := client.receive(room)) < 0:
+        pass
+    assert count == 0
+    here.close()
+    there.close()
