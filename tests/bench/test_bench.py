@@ -54,6 +54,7 @@ def _children(pid: int) -> list[str]:
 def test_rows_of_each_kind(tmp_path: Path) -> None:
     before = _left()
     rows = ["read-32", "write-1", "connections-8", "beside", "digest-write-32"]
+    rows += ["nbd-read-32", "nbd-write-1", "nbd-structured-32", "nbd-unix-write-32"]
     json_file = tmp_path / "figures.json"
     process = _bench(
         "--rows", ",".join([*rows, "start"]), "--seconds", "0.1", "--json", str(json_file)
@@ -105,10 +106,14 @@ def test_the_load_notices_wrong_data(tmp_path: Path) -> None:
             assert blkload(server, "rr", 4096, 8, 0.05, "ramp=0", *words)["operations"] > 0
 
 
-def test_hotspots(capsys: pytest.CaptureFixture[str]) -> None:
-    assert hotspots.main(["read-32", "--seconds", "0.5"]) == 0
+@pytest.mark.parametrize("row", ["read-32", "nbd-read-1", "nbd-unix-write-32"])
+def test_hotspots(row: str, capsys: pytest.CaptureFixture[str]) -> None:
+    before = os.sched_getaffinity(0)
+    assert hotspots.main([row, "--seconds", "0.5"]) == 0
+    assert os.sched_getaffinity(0) == before
     out = capsys.readouterr().out
     assert re.search(r"100\.0 % +\| portal\.py _serve", out)  # all of them, with what it calls
+    assert f"unit.py {'write' if 'write' in row else 'read'}" in out
 
 
 def _chunk(flags: int, kind: int, payload: bytes) -> bytes:
