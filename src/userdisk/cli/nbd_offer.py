@@ -93,7 +93,7 @@ def _commands(offer: NbdOffer) -> Iterator[str]:
     extra = ""
     if offer.tls:
         yield "# CERTS: a folder with ca-cert.pem; client-cert.pem, client-key.pem if asked for"
-        extra = " -tls -cacertfile CERTS/ca-cert.pem"
+        extra = " -enable-tls -cacertfile CERTS/ca-cert.pem"
         uri_tls = offer.uri + ("&" if "?" in offer.uri else "?") + "tls-certificates=CERTS"
         uri = shlex.quote(uri_tls)
     yield f"nbdinfo {uri}"
