@@ -179,6 +179,9 @@ class StorageUnit:
     live_reads: bool = False
     #: After `unmap` the blocks read as zeros.
     unmap_zeroes: bool = True
+    #: What was flushed is there when another process opens the unit. Then an attached disk goes on
+    #: when the process that has its unit dies.
+    persistent: bool = False
 
     _identity: object = None  # kept here by userdisk.identity
     _resize: Callable[[Parameters, bool], None] | None = None  # how the unit's gate takes a size
@@ -367,7 +370,7 @@ def _parameters_of(unit: StorageUnit) -> Parameters:
     _check_integer("workers", unit.workers, 1, 256)
     if not isinstance(unit.inline, Inline):
         raise UsageError(f"inline: must be userdisk.Inline values, not {unit.inline!r}")
-    for name in ("concurrent", "live_reads", "unmap_zeroes"):
+    for name in ("concurrent", "live_reads", "unmap_zeroes", "persistent"):
         _check_truth(name, getattr(unit, name))
     cache, unmap = unit.cache_supported, unit.unmap_supported
     unmap = overrides(unit, "unmap") if unmap is None else unmap

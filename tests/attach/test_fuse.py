@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.attach.gate_device import GateDevice
 from userdisk.attach import fuse
-from userdisk.attach.device import GateDevice
 from userdisk.attach.fuse_server import FuseServer
 from userdisk.errors import MediumError, OutOfSpace
 from userdisk.gate import Gate

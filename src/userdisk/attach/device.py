@@ -1,7 +1,7 @@
-"""What an attached disk asks of the unit behind it, and the gate in that role.
+"""What an attached disk asks of the unit behind it.
 
-The seam of every way to attach: the kernel's side (FUSE now) knows only `BlockDevice`, so that the
-unit may as well live in another process, behind an NBD client.
+The seam of every way to attach: the kernel's side (FUSE now) knows only `BlockDevice`.
+`nbd_device` is the one for a unit in a process of its own.
 """
 
 from __future__ import annotations
@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from userdisk.errors import StorageError
-from userdisk.gate import Gate
-from userdisk.operation import Kind, Operation
+from userdisk.operation import Operation
 
 Done = Callable[[Operation], None]
 
@@ -41,53 +39,3 @@ class BlockDevice(Protocol):
     def close(self) -> None:
         """Flush and close. Blocks. Raises what the unit raises."""
         ...
-
-
-class GateDevice:
-    """A unit of this process as a `BlockDevice`. The gate is open, and belongs to the device."""
-
-    def __init__(self, gate: Gate) -> None:
-        parameters = gate.parameters
-        self._gate = gate
-        self.size = parameters.size
-        self.block_length = parameters.block_length
-        self.max_transfer_length = parameters.max_transfer_length
-        self.read_only = parameters.write_protected
-        self.unmaps = parameters.unmap_supported and gate.unit.unmap_zeroes
-
-    def submit(self, operation: Operation, done: Done) -> bool:
-        """See `BlockDevice.submit`."""
-        gate = self._gate
-        if gate.runs_inline(operation) and gate.enter():
-            try:
-                gate.run(operation)
-            finally:
-                gate.leave()
-            self._judge(operation)
-            return True
-
-        def ended(operation: Operation) -> None:
-            self._judge(operation)
-            done(operation)
-
-        gate.submit(operation, ended)
-        return False
-
-    def cancel(self, operation: Operation) -> None:
-        """See `BlockDevice.cancel`."""
-        self._gate.cancel(operation)
-
-    def close(self) -> None:
-        """See `BlockDevice.close`."""
-        self._gate.close()
-
-    def _judge(self, operation: Operation) -> None:
-        try:
-            if operation.error is not None:
-                operation.error = self._gate.failed(operation.error, operation.kind)
-            elif operation.kind is Kind.READ:
-                operation.result = self._gate.checked_read(
-                    operation.result, operation.blocks * self.block_length
-                )
-        except (StorageError, TypeError) as error:  # TypeError: read returned no buffer at all
-            operation.error = self._gate.failed(error, operation.kind)

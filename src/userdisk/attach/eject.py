@@ -14,6 +14,7 @@ from userdisk.attach.state import Folder, Record
 from userdisk.errors import UsageError, UserdiskError
 
 _KILL_SECONDS: Final = 10.0
+_STOP_SECONDS: Final = 3.0
 
 Status = Literal["starting", "attached", "killed", "failed"]
 
@@ -62,7 +63,7 @@ def eject(entry: Entry, *, force: bool, timeout: float) -> list[str]:
         entry.folder.remove()
         return [f"{entry.record.unit} was ejected before: {entry.record.failed}"]
     remarks = release.release(entry.devices, force=force)
-    with state.opened_process(entry.record) as process:
+    with state.opened_process(entry.record.pid, entry.record.start_time) as process:
         if process is not None:
             state.signal_process(process, signal.SIGTERM)
             if not state.wait_for_end(process, min(timeout, _KILL_SECONDS) if force else timeout):
@@ -74,11 +75,14 @@ def eject(entry: Entry, *, force: bool, timeout: float) -> list[str]:
                 state.signal_process(process, signal.SIGKILL)
                 attach.way(entry.record.way).clean(entry.folder.mount)
                 state.wait_for_end(process, _KILL_SECONDS)
+                _end_unit(entry.folder.read() or entry.record, force=True, timeout=0)
                 remarks.append(f"{entry.record.unit} was killed; unwritten data is lost")
         else:
             remarks.append(
                 f"the process of {entry.record.unit} was killed; data not flushed before is lost"
             )
+            patience = min(timeout, _KILL_SECONDS) if force else timeout
+            remarks += _end_unit(entry.record, force=force, timeout=patience)
     left = entry.folder.read()  # gone if the process ended in order
     if left is None:
         return remarks
@@ -91,7 +95,7 @@ def eject(entry: Entry, *, force: bool, timeout: float) -> list[str]:
 
 def clean(folder: Folder, record: Record) -> list[str]:
     """Remove what a process that has ended left; returns what went wrong."""
-    problems = []
+    problems = _end_unit(folder.read() or record, force=True, timeout=_STOP_SECONDS)
     way = attach.way(record.way)
     try:
         release.release(way.devices(folder.mount), force=True)
@@ -103,6 +107,25 @@ def clean(folder: Folder, record: Record) -> list[str]:
     except OSError as error:
         problems.append(f"{folder.path}: {error.strerror}")
     return problems
+
+
+def _end_unit(record: Record, *, force: bool, timeout: float) -> list[str]:
+    """See the unit's process end, whose attaching process has ended; returns remarks.
+
+    It flushes and closes the unit by itself. Raises `UserdiskError` if it does not within `timeout`
+    seconds and `force` is not given.
+    """
+    with state.opened_process(record.unit_pid, record.unit_start_time) as process:
+        if process is None or state.wait_for_end(process, timeout):
+            return []
+        if not force:
+            raise UserdiskError(
+                f"{record.unit} is still writing after {timeout:g} s (pid {record.unit_pid}); it"
+                " goes on; --force gives up what is not written"
+            )
+        state.signal_process(process, signal.SIGKILL)
+        state.wait_for_end(process, _KILL_SECONDS)
+    return [f"the process that held {record.unit} was killed; unwritten data is lost"]
 
 
 def _entry(folder: Folder, record: Record) -> Entry:

@@ -1,38 +1,36 @@
-"""The attaching process: it holds the unit and serves the kernel until it is told to stop.
+"""The attaching process: serves the kernel until it is told to stop; another one has the unit.
 
 Theory of operation. SIGINT, SIGTERM and SIGHUP stop it in order: unmount, write back, take the
-device away, close the unit, remove the state folder. While the unit is being opened they interrupt;
-later they only wake the main thread, so that nothing is left half made. What goes wrong at the end
-(a flush that fails) stays in the state folder until `list` and `eject` have shown it.
+device away, flush, have the unit's process close the unit, remove the state folder. While the unit
+is being opened they interrupt; later they only wake the main thread, so that nothing is left half
+made. What goes wrong at the end (a flush that fails) stays in the state folder until `list` and
+`eject` have shown it. What goes wrong before is there as well, as the record's `trouble`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import io
 import logging
 import os
 import select
 import signal
-import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from userdisk import attach, errors
-from userdisk.attach import release, state
-from userdisk.attach.device import GateDevice
+from userdisk.attach import daemon, release, state
+from userdisk.attach.device import BlockDevice
+from userdisk.attach.nbd_device import WAIT, Disk, NbdDevice
 from userdisk.attach.state import Folder, Record
+from userdisk.attach.unit_process import UnitProcess
 from userdisk.errors import UserdiskError
-from userdisk.gate import Gate
-from userdisk.unit import StorageUnit
+from userdisk.nbd.uri import Uri
 
 log = logging.getLogger("userdisk")
-
-_PR_SET_IO_FLUSHER = 57
-_MAX_LOG = 1 << 20  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +39,11 @@ class Task:
 
     unit: str  #: as the user named it
     name: str  #: for the state folder
-    open_unit: Callable[[], StorageUnit]
+    command: Sequence[str]  #: starts the unit's process
+    request: Mapping[str, Any]  #: what that is given: a JSON object
     mountpoint: str = ""
     foreground: bool = False  #: stay on the terminal, log there
+    wait: float = WAIT  #: seconds that requests wait for the unit's process when it has died
 
 
 def hold(task: Task, ready: Callable[[Folder, Record], None]) -> list[str]:
@@ -54,65 +54,67 @@ def hold(task: Task, ready: Callable[[Folder, Record], None]) -> list[str]:
     """
     way = attach.choose()
     stop = _Stop()
-    _become_io_flusher()
-    record = state.own_record(task.unit, way.NAME, task.mountpoint)
-    folder = state.create(task.name, record)
+    daemon.become_io_flusher()
+    notes = _Notes(task, way.NAME)
+    folder = notes.folder
+    socket = state.reachable_socket(folder)
+    log_file = "" if task.foreground else str(folder.log)
+    disk: NbdDevice | None = None
+
+    def ended() -> None:
+        if disk is not None:
+            disk.process_ended()
+
+    unit = UnitProcess(
+        task.command,
+        {**task.request, "folder": str(folder.path), "log": log_file},
+        started=notes.unit_started,
+        ended=ended,
+    )
     try:
         if not task.foreground:
-            _redirect(folder)
-        gate = _open_gate(task, stop)
+            daemon.log_to(folder.log)
+        with stop.interrupting():
+            served = Disk(**unit.start()["disk"])
+            disk = NbdDevice(
+                served,
+                Uri(export=served.export, socket=socket),
+                revive=unit.revive,
+                why_lost=unit.lost,
+                trouble=notes.trouble,
+                wait=task.wait,
+            )
     except BaseException:
+        unit.kill()
         folder.remove()
         raise
-    disk = GateDevice(gate)
     attachment = way.attachment(disk, folder.mount, stop.set)
     try:
         device = attachment.open()
-        record = replace(
-            record,
+        record = notes.update(
             device=str(device),
             size=disk.size,
             block_length=disk.block_length,
             read_only=disk.read_only,
             discards=disk.unmaps and not disk.read_only,
         )
-        folder.write(record)
         ready(folder, record)
     except BaseException:
         attachment.close()
-        with contextlib.suppress(Exception):
-            disk.close()
+        _close(disk, unit)
         folder.remove()
         raise
     if not task.foreground:
         os.chdir("/")
     stop.wait()
-    problems = _release(way.devices(folder.mount)) + attachment.close() + _close(disk)
+    problems = _release(way.devices(folder.mount)) + attachment.close() + _close(disk, unit)
     for problem in problems:
         log.error("%s: %s", task.unit, problem)
     if problems:
-        folder.write(replace(record, device="", failed="; ".join(problems)))
+        notes.update(device="", failed="; ".join(problems))
     else:
         folder.remove()
     return problems
-
-
-def _open_gate(task: Task, stop: _Stop) -> Gate:
-    with stop.interrupting():
-        unit = task.open_unit()
-        gate = Gate(unit, task.name)
-        try:
-            gate.open()
-        except UserdiskError:
-            raise
-        except (Exception, SystemExit) as error:
-            if errors.is_bug(error):
-                log.exception("unit %s: open failed", task.name)
-            reason = (
-                str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-            )
-            raise UserdiskError(f"{task.unit}: opening it failed: {reason}") from None
-    return gate
 
 
 def _release(devices: list[Path]) -> list[str]:
@@ -123,23 +125,43 @@ def _release(devices: list[Path]) -> list[str]:
     return problems + [problem for device in devices for problem in release.write_back(device)]
 
 
-def _close(disk: GateDevice) -> list[str]:
+def _close(disk: BlockDevice, unit: UnitProcess) -> list[str]:
+    """Flush, disconnect, and have the unit's process end."""
+    problems = []
     try:
         disk.close()
     except Exception as error:
         if errors.is_bug(error):
             log.exception("closing failed")
-        return [f"the last flush failed: {error}"]
-    return []
+        problems.append(f"the last flush failed: {error}")
+    failed = unit.stop()
+    if failed and not problems:
+        problems.append(failed)
+    return problems
 
 
-def _become_io_flusher() -> None:
-    """Memory for this process must not wait for a write that only this process can do.
+class _Notes:
+    """The record in the state folder; thread-safe."""
 
-    Holds for this thread and those that it starts.
-    """
-    with contextlib.suppress(AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_IO_FLUSHER, 1, 0, 0, 0)  # refused without CAP_SYS_RESOURCE
+    def __init__(self, task: Task, way: str) -> None:
+        self._record = state.own_record(task.unit, way, task.mountpoint)
+        self._lock = threading.Lock()
+        self.folder = state.create(task.name, self._record)
+
+    def update(self, **fields: Any) -> Record:
+        with self._lock:
+            self._record = record = replace(self._record, **fields)
+            self.folder.write(record)
+        return record
+
+    def unit_started(self, pid: int) -> None:
+        self.update(unit_pid=pid, unit_start_time=state.start_time(pid) or 0)
+
+    def trouble(self, line: str) -> None:
+        try:
+            self.update(trouble=line)
+        except OSError as error:  # nobody must wait for a disk because a note is not written
+            log.error("%s: %s", self.folder.path, error.strerror)
 
 
 class _Stop:
@@ -177,34 +199,3 @@ class _Stop:
         if self._raises:
             self._raises = False
             raise KeyboardInterrupt
-
-
-def _redirect(folder: Folder) -> None:
-    """Send all output to the folder's log, which stays bounded."""
-    descriptor = os.open(folder.log, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.close(null)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    sys.stdout = sys.stderr = _BoundedLog(descriptor)
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-
-
-class _BoundedLog(io.TextIOBase):
-    """Text to a file that starts again when it has grown to `_MAX_LOG`."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, text: str) -> int:
-        if os.fstat(self._descriptor).st_size > _MAX_LOG:
-            os.ftruncate(self._descriptor, 0)
-            os.write(self._descriptor, b"(older lines were dropped)\n")
-        os.write(self._descriptor, text.encode(errors="backslashreplace"))
-        return len(text)

@@ -25,6 +25,8 @@ from userdisk.errors import UserdiskError
 DEFAULT_RUN: Final = "/run/userdisk"
 
 _STATE: Final = "state.json"
+_SOCKET: Final = "socket"
+_LONGEST_SOCKET: Final = 100  # bytes; the kernel takes 107
 _MAX_NAMES: Final = 1000
 
 
@@ -43,6 +45,9 @@ class Record:
     discards: bool = False  #: discards reach the unit
     mountpoint: str = ""  #: where `mount` was told to mount it
     failed: str = ""  #: why the last flush or close failed; the process has ended then
+    unit_pid: int = 0  #: the process that has the unit
+    unit_start_time: int = 0
+    trouble: str = ""  #: why requests wait or fail now
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +88,7 @@ class Folder:
         """Remove the folder, and the parents if this was the last. Raises `OSError` if mounted."""
         with contextlib.suppress(FileNotFoundError):
             self.mount.rmdir()
-        for name in (_STATE + ".new", "log", _STATE):
+        for name in (_STATE + ".new", _SOCKET, "log", _STATE):
             with contextlib.suppress(FileNotFoundError):
                 (self.path / name).unlink()
         with contextlib.suppress(FileNotFoundError):
@@ -93,6 +98,18 @@ class Folder:
                 parent.rmdir()
             except OSError:
                 return
+
+
+def reachable_socket(folder: Folder) -> str:
+    """Where the unit's process listens, as a path short enough for a socket; for this process.
+
+    A longer one leads over a descriptor of the folder, which stays open as long as the process.
+    """
+    path = folder.path / _SOCKET
+    if len(os.fsencode(path)) <= _LONGEST_SOCKET:
+        return str(path)
+    descriptor = os.open(folder.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    return f"/proc/self/fd/{descriptor}/{_SOCKET}"
 
 
 def root() -> Path:
@@ -165,20 +182,23 @@ def alive(record: Record) -> bool:
 
 
 @contextlib.contextmanager
-def opened_process(record: Record) -> Iterator[int | None]:
-    """A descriptor of the attaching process, which no later process can take the place of.
+def opened_process(pid: int, started: int) -> Iterator[int | None]:
+    """A descriptor of a process, which no later process can take the place of.
 
-    None if the process has ended.
+    None if the process has ended, or there was none (`pid` 0). `started`: its start time.
     """
+    if pid == 0:
+        yield None
+        return
     try:
-        descriptor = os.pidfd_open(record.pid)
+        descriptor = os.pidfd_open(pid)
     except OSError as error:
         if error.errno != errno.ESRCH:
             raise
         yield None
         return
     try:
-        yield descriptor if alive(record) else None
+        yield descriptor if start_time(pid) == started else None
     finally:
         os.close(descriptor)
 

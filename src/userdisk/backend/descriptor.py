@@ -43,6 +43,7 @@ class DescriptorUnit(StorageUnit):
     inline = Inline.READ | Inline.WRITE
     concurrent = True
     workers = 4
+    persistent = True
 
     _size: int  # in bytes
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import os
 import signal
 import sys
@@ -13,12 +12,13 @@ from typing import Any
 
 import click
 
+from userdisk.attach import daemon, filesystem
 from userdisk.attach import eject as ejecting
-from userdisk.attach import filesystem
 from userdisk.attach.launch import Attached, launch
-from userdisk.attach.process import Task, hold
+from userdisk.attach.process import hold
 from userdisk.attach.state import Folder, Record
-from userdisk.cli.units import UNIT_HELP, UNIT_OPTIONS, UnitOptions, unit_name
+from userdisk.cli.attaching import task
+from userdisk.cli.units import UNIT_HELP, UNIT_OPTIONS, UnitOptions
 from userdisk.errors import UsageError, UserdiskError
 
 _SECONDS = click.FloatRange(min=0.1, max=86400)
@@ -30,28 +30,36 @@ _TIMEOUT = click.Option(
     metavar="SECONDS",
     help="How long opening the unit may take.",
 )
+_WAIT = click.Option(
+    ["--wait"],
+    type=_SECONDS,
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long requests wait for the unit's process to be back when it has died; then they"
+    " fail. A unit whose data is lost with its process is not waited for.",
+)
 
 
-def _attach(unit: str, foreground: bool, timeout: float, **options: Any) -> int:
+def _attach(unit: str, foreground: bool, timeout: float, wait: float, **options: Any) -> int:
     if foreground:
-        return _attach_in_foreground(unit, UnitOptions(**options))
-    attached = _launch(unit, options, "", timeout)
+        return _attach_in_foreground(unit, UnitOptions(**options), wait)
+    attached = _launch(unit, options, "", timeout, wait)
     click.echo(attached.device)
     click.echo(f"{_description(attached.record)}; take it away with", err=True)
     click.echo(f"  userdisk eject {attached.device}", err=True)
     return 0
 
 
-def _attach_in_foreground(unit: str, options: UnitOptions) -> int:
-    logging.basicConfig(format="userdisk: %(message)s", level=logging.INFO)
+def _attach_in_foreground(unit: str, options: UnitOptions, wait: float) -> int:
+    daemon.log_to_terminal()
 
     def ready(folder: Folder, record: Record) -> None:
         click.echo(record.device)
         click.echo(f"{_description(record)}; Ctrl-C takes it away", err=True)
 
-    return (
-        1 if hold(Task(unit, unit_name(unit), lambda: options.open(unit), "", True), ready) else 0
-    )
+    request = {"unit": unit, "options": dataclasses.asdict(options), "wait": wait}
+    return 1 if hold(task(request, foreground=True), ready) else 0
 
 
 def _mount(
@@ -62,6 +70,7 @@ def _mount(
     partition: int | None,
     mount_options: str | None,
     timeout: float,
+    wait: float,
     **options: Any,
 ) -> None:
     place = Path(folder).resolve()
@@ -72,7 +81,7 @@ def _mount(
     if force and format_ is None:
         raise UsageError("--force: says to format what is not blank, so it needs --format")
     filesystem.check_tools(format_)
-    attached = _launch(unit, options, str(place), timeout)
+    attached = _launch(unit, options, str(place), timeout, wait)
     try:
         kind, node = _mount_device(attached, place, format_, force, partition, mount_options)
     except BaseException:
@@ -175,15 +184,20 @@ def _row(entry: ejecting.Entry) -> tuple[str, ...]:
         _size(record.size) if record.size else "-",
         record.unit,
         ", ".join(entry.mountpoints) or "-",
-        status + (", read-only" if record.read_only and entry.status == "attached" else ""),
+        status
+        + (", read-only" if record.read_only and entry.status == "attached" else "")
+        + (f"; {record.trouble}" if record.trouble and entry.status == "attached" else ""),
     )
 
 
-def _launch(unit: str, options: dict[str, Any], mountpoint: str, timeout: float) -> Attached:
+def _launch(
+    unit: str, options: dict[str, Any], mountpoint: str, timeout: float, wait: float
+) -> Attached:
     request = {
         "unit": unit,
         "options": dataclasses.asdict(UnitOptions(**options)),
         "mountpoint": mountpoint,
+        "wait": wait,
     }
     sys.stdout.flush()
     attached = launch("userdisk.cli.attaching", unit, request, timeout)
@@ -219,6 +233,7 @@ attach = click.Command(
             help="Stay, log to the terminal, and take the disk away on Ctrl-C.",
         ),
         _TIMEOUT,
+        _WAIT,
     ],
     help=f"Make UNIT a block device of this machine and print its name (Linux, as root).\n\n"
     f"{UNIT_HELP} A process stays behind and serves the device until it is ejected.",
@@ -247,6 +262,7 @@ mount = click.Command(
         ),
         *UNIT_OPTIONS,
         _TIMEOUT,
+        _WAIT,
     ],
     help=f"Attach UNIT and mount it on the folder DIR (Linux, as root).\n\n{UNIT_HELP}",
 )

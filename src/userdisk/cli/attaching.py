@@ -4,20 +4,35 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 from userdisk.attach.launch import main as hold_and_report
 from userdisk.attach.process import Task
-from userdisk.cli.units import UnitOptions, unit_name
+from userdisk.cli.units import unit_name
+
+
+def task(request: Mapping[str, Any], *, foreground: bool = False) -> Task:
+    """What is to be attached; the unit's process is `userdisk.cli.unit_process`.
+
+    Args:
+        request: `unit`, `options` (`UnitOptions`), `wait`, and perhaps `mountpoint`.
+    """
+    unit = request["unit"]
+    return Task(
+        unit,
+        unit_name(unit),
+        [sys.executable, "-P", "-m", "userdisk.cli.unit_process", unit],
+        {"unit": unit, "options": request["options"]},
+        request.get("mountpoint", ""),
+        foreground,
+        request["wait"],
+    )
 
 
 def main() -> int:
     """Hold one disk until a signal; returns the exit status."""
-    request = json.load(sys.stdin)
-    unit = request["unit"]
-    options = UnitOptions(**request["options"])
-    return hold_and_report(
-        Task(unit, unit_name(unit), lambda: options.open(unit), request["mountpoint"])
-    )
+    return hold_and_report(task(json.load(sys.stdin)))
 
 
 if __name__ == "__main__":

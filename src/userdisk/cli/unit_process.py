@@ -1,0 +1,118 @@
+"""The process that has an attached unit: serves it over NBD to the attaching process alone."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from userdisk.attach import daemon, state
+from userdisk.attach.nbd_device import Disk
+from userdisk.attach.state import Folder
+from userdisk.attach.unit_process import Told
+from userdisk.cli.units import UnitOptions, unit_name
+from userdisk.errors import UsageError, UserdiskError
+from userdisk.gate import Gate
+from userdisk.identity import identity_of
+from userdisk.nbd.export import Export
+from userdisk.server import Server
+from userdisk.target.logical_unit import LogicalUnit
+from userdisk.target.target import Target
+from userdisk.unit import StorageUnit
+
+
+def main() -> int:
+    """Serve one unit until the attaching process wants an end; returns the exit status."""
+    told = Told()
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the attaching process decides what they mean
+    signal.signal(signal.SIGTERM, _interrupt)
+    request = told.request()
+    if request["log"]:
+        daemon.log_to(Path(request["log"]), logging.WARNING)
+    else:
+        daemon.log_to_terminal(logging.WARNING)
+    daemon.become_io_flusher()
+    try:
+        unit = UnitOptions(**request["options"]).open(request["unit"])
+        server, export = _server(unit, request)
+        _start(server, request["unit"])
+    except (UserdiskError, OSError) as error:
+        told.say({"error": _line(error), "usage": isinstance(error, UsageError)})
+        return 1
+    except KeyboardInterrupt:
+        told.say({"error": "interrupted", "usage": False})
+        return 1
+    told.say({"disk": dataclasses.asdict(_disk(unit, export)), "again": _again(unit, request)})
+    with contextlib.suppress(KeyboardInterrupt):  # told by a signal
+        told.wait_for_end()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        server.stop()
+    except Exception as error:  # the server has logged what is a bug
+        told.say({"failed": f"the last flush failed: {error}"})
+        return 1
+    told.say({"failed": ""})
+    return 0
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _server(unit: StorageUnit, request: dict[str, Any]) -> tuple[Server, Export]:
+    gate = Gate(unit, unit_name(request["unit"]))
+    # Nobody can reach the target, but the saved state of its logical unit holds here, too.
+    target = Target(
+        "iqn.2026-11.io.userdisk:attached", [LogicalUnit(gate, saved=identity_of(unit))]
+    )
+    export = Export(str(unit.parameters.guid), gate, request["unit"])
+    socket = state.reachable_socket(Folder(Path(request["folder"])))
+    return Server([target], listen=(), exports=[export], nbd=[Path(socket)]), export
+
+
+def _start(server: Server, unit: str) -> None:
+    try:
+        server.start()
+    except UserdiskError as error:
+        cause = error.__cause__
+        if cause is None:
+            raise
+        reason = str(cause) if isinstance(cause, OSError) else f"{type(cause).__name__}: {cause}"
+        raise UserdiskError(f"{unit}: opening it failed: {reason}") from None
+
+
+def _disk(unit: StorageUnit, export: Export) -> Disk:
+    parameters = unit.parameters
+    return Disk(
+        export=export.name,
+        size=parameters.size,
+        block_length=parameters.block_length,
+        read_only=parameters.write_protected,
+        unmaps=parameters.unmap_supported and unit.unmap_zeroes,
+        persistent=unit.persistent,
+    )
+
+
+def _again(unit: StorageUnit, request: dict[str, Any]) -> dict[str, Any]:
+    """What is asked of the process that takes this one's place: the same disk, not a new one."""
+    options = request["options"] | {"new_guid": False}
+    if hasattr(unit, "path"):  # an image that has gone must not be made again, empty
+        options["size"] = None
+    return {"options": options}
+
+
+def _line(error: UserdiskError | OSError) -> str:
+    if isinstance(error, UserdiskError):
+        return str(error)
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
