@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
 import pytest
-from bench.measure import combined
+from bench.measure import Clock, Meter, combined
 from bench.report import METRICS, Spread, figures_table, noise, table, verdicts
-from bench.rows import ROWS, Goal, Row, Start
-from bench.run import main
-from bench.servers import KINDS
+from bench.rows import ROWS, Goal, Row, Start, Subject
+from bench.run import main, missing
+from bench.servers import KINDS, Kind, Setup
 
 ROW = next(row for row in ROWS if row.key == "read-32")
 
@@ -97,6 +103,43 @@ def test_tables() -> None:
     )
     assert noise(runs) == 0.7
     assert table([["a"], ["bc"]]) == "| a  |\n| -- |\n| bc |"
+
+
+def test_servers_end_when_no_row_needs_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running: list[str] = []
+
+    @contextlib.contextmanager
+    def start(kind: str, setup: Setup) -> Iterator[None]:
+        running.append(kind)
+        yield
+        running.remove(kind)
+
+    for kind in ("tgt", "nbdkit memory", "nbd-server"):
+        monkeypatch.setitem(KINDS, kind, Kind(partial(start, kind)))
+    monkeypatch.setattr("bench.measure.blkload", lambda *_: {})
+    with Meter(Setup("python", tmp_path, 1 << 24), Clock(1, 1)) as meter:
+        for kind in ("tgt", "nbdkit memory", "nbd-server"):
+            meter.verify(Subject("any", kind))
+        assert running == ["tgt", "nbdkit memory", "nbd-server"]
+        meter.release({"nbdkit memory", "qemu-nbd"})
+        assert running == ["nbdkit memory"]
+        meter.verify(Subject("any", "tgt"))
+        assert running == ["nbdkit memory", "tgt"]
+    assert running == []
+
+
+def test_what_is_not_installed_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(KINDS, "qemu-nbd", replace(KINDS["qemu-nbd"], program="no-such-program"))
+    monkeypatch.setitem(KINDS, "tgt", replace(KINDS["tgt"], program="sh"))
+    assert missing(Subject("any", "qemu-nbd")) == "no-such-program"
+    assert missing(Subject("any", "tgt")) is None
+    assert missing(Start("tgt")) is None
+    assert missing(Subject("any", "userdisk nbd")) is None
+    assert missing(Subject("any", "echo")) is None
 
 
 def test_wrong_options_say_so(capsys: pytest.CaptureFixture[str]) -> None:
