@@ -146,12 +146,21 @@ class Owner:
                 connection.tick(time.monotonic())
                 if not ready:
                     continue
-            count = stream.receive(connection.buffer())
-            if count > 0:
+            view = connection.buffer()
+            count = stream.receive(view)
+            while count > 0:
                 connection.received(count)
-            elif count == 0:
+                if inbox or not connection.quiet:
+                    break
+                if out.buffers:
+                    live, size = out.live, out.size
+                    stream.send(connection.take_output(), size, live=live)
+                    if stream.rest:
+                        break
+                count = stream.receive(view)
+            if count == 0:
                 return
-            else:
+            if count < 0:
                 connection.tick(time.monotonic())
 
     def _wait_writable(self, stalled: float) -> float:

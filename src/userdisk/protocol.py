@@ -25,6 +25,9 @@ class Connection(Protocol):
     """One connection, as its owner sees it. All methods run on the owner's thread."""
 
     reason: str  #: why it ended, for the log
+    #: Nothing but the next bytes is waited for: no other property has anything to say, and `buffer`
+    #: is the same view each time, until `received` or `handle` says otherwise.
+    quiet: bool
 
     @property
     def out(self) -> Output:

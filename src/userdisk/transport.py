@@ -62,14 +62,26 @@ class PlainStream:
         self.rest = False
         self._sock = sock
         self._unsent: list[Buffer] = []
+        self._receive_into = sock.recv_into
+        self._send_message = sock.sendmsg if _VECTORED else None
 
     def receive(self, buffer: memoryview) -> int:
         """See `Stream`."""
-        return receive(self._sock, buffer)
+        try:
+            return self._receive_into(buffer)
+        except (BlockingIOError, InterruptedError, TimeoutError):
+            return -1
 
     def send(self, buffers: list[Buffer], size: int = -1, *, live: bool = False) -> None:
         """See `Stream`."""
-        unsent = send(self._sock, buffers, size)
+        unsent = buffers
+        if self._send_message is not None and len(buffers) <= _IOV_MAX:  # nearly always enough
+            with contextlib.suppress(BlockingIOError, BufferError, TypeError):
+                sent = self._send_message(buffers, (), _NO_WAIT)
+                if sent == size:
+                    return
+                unsent = _after(buffers, sent)
+        unsent = send(self._sock, unsent)
         if unsent:
             if live:  # it waits for the peer: what it shows may change before it is sent
                 unsent = [bytes(b) if type(b) is memoryview else b for b in unsent]

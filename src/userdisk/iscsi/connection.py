@@ -81,6 +81,7 @@ class Connection:
         self.tasks: Tasks = Tasks(self)
         self.incoming = Incoming(_LOGIN_BUFFER, _LOGIN_SEGMENT, self.tasks.destination)
         self.recent: Path | None = None  #: the path that the fast path took last
+        self.quiet = False  # see `userdisk.protocol.Connection`: the owner asks every time
         self.more = False  #: `resume` has work that does not need another byte
         self._login: Login | None = environment.login(self._open_session, peer.tag)
         self._held: Gate | None = None

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
+from typing import Any
 
 from userdisk.counters import Tally
 from userdisk.gate import Gate
@@ -63,8 +64,9 @@ class Connection:
         self.out = Outgoing()
         self.counters = Tally()
         self.more = False
+        self.quiet = False
         self.service: Service
-        self.lane: fast_path.Lane
+        self.lane: tuple[Any, ...]
         self.incoming: Incoming
         self.tasks: Tasks
         self._negotiation: Negotiation | None = Negotiation(environment)
@@ -122,12 +124,31 @@ class Connection:
         """Where the next bytes from the peer go; never empty."""
         if self._negotiation is not None:
             return memoryview(self._buffer)[self._filled :]
+        incoming = self.incoming
         self.tasks.sent()
-        return self.incoming.room()
+        self.quiet = (
+            self.phase is Phase.TRANSMISSION
+            and not (self.tasks.count or self._skipped or incoming.approaching)
+            and incoming.start == incoming.end
+        )
+        return incoming.room()
 
     def received(self, count: int) -> None:
         """`count` bytes are in `buffer()`: handle what is complete."""
         self._received += 1
+        if self.quiet:
+            incoming = self.incoming
+            incoming.end = count
+            try:
+                fast_path.run(self)
+            finally:
+                self.leave()
+            if incoming.start == count:
+                incoming.start = incoming.end = 0
+                return
+            self.quiet = False
+            self.resume()
+            return
         if self._negotiation is not None:
             self._filled += count
             self._negotiate()
@@ -148,6 +169,7 @@ class Connection:
 
     def handle(self, action: Callable[[], None]) -> None:
         """Run what was posted, and go on with what waited for it."""
+        self.quiet = False
         try:
             action()
             if self.phase is Phase.TRANSMISSION:
@@ -163,7 +185,7 @@ class Connection:
         out.buffers = []
         out.size = 0
         out.live = False
-        if self._joined is not None:
+        if self._joined is not None and self.tasks.owes:
             self.tasks.taken()
         return buffers
 
@@ -192,6 +214,7 @@ class Connection:
         """End the connection after what is already queued; `reason` is for the log."""
         if self.phase in (Phase.NEGOTIATION, Phase.TRANSMISSION, Phase.LEAVING):
             self.phase = Phase.CLOSING
+            self.quiet = False
             self.reason = self.reason or reason
             self.more = False
 
@@ -276,7 +299,7 @@ class Connection:
         self._buffer = bytearray()
         self.phase = Phase.TRANSMISSION
         self.service = Service(agreed.export, agreed.replies, allocation=agreed.allocation)
-        self.lane = fast_path.lane(self.service, self.counters[gate])
+        self.lane = tuple(fast_path.lane(self.service, self.counters[gate]))
         self.incoming = Incoming(self.environment.buffers)
         self.tasks = Tasks(self)
         self.incoming.room()[: len(rest)] = rest

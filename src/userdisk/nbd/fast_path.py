@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from userdisk.gate import Gate
     from userdisk.nbd.connection import Connection
     from userdisk.nbd.requests import Service
+    from userdisk.unit import Parameters
 
 #: magic, flags and command as eight bytes; cookie, offset, length
 _REQUEST = struct.Struct(">8s8sQI")
@@ -46,6 +47,7 @@ _NO_LENGTH = bytes(4)
 _EXTENDED_DONE = struct.Struct(">8s8sQQ").pack
 
 _OFFSET = wire.OFFSET.size
+_SMALL = OUTPUT_BYTES // (OUTPUT_BUFFERS // 2)  # bytes: of such reads the buffers are the limit
 
 #: What depends on extended headers: a request's layout, how READ and WRITE begin, and the lengths
 #: of the headers of their replies.
@@ -75,6 +77,7 @@ class Lane(NamedTuple):
     write: Callable[..., Any]
     live: bool
     alone: bool  # every operation runs on the thread of its connection
+    parameters: Parameters  # of the unit, when the connection began
     size: int
     shift: int
     mask: int
@@ -105,6 +108,7 @@ def lane(service: Service, counters: Counters) -> Lane:
         unit.write,
         unit.live_reads,
         gate.all_inline,
+        gate.parameters,
         service.size,
         service.shift,
         service.block_length - 1,
@@ -126,9 +130,9 @@ def run(connection: Connection) -> None:
     """Answer the plain requests at the start of what was received, up to the first other one."""
     incoming, out = connection.incoming, connection.out
     # fmt: off
-    (gate, read, write, live, alone, size, shift, mask, longest_read, longest_write, simple,
-     extended, unpack, header_length, read_head, write_head, read_header, done_header, counters,
-     ) = connection.lane
+    (gate, read, write, live, alone, parameters, size, shift, mask, longest_read, longest_write,
+     simple, extended, unpack, header_length, read_head, write_head, read_header, done_header,
+     counters) = connection.lane
     # fmt: on
     pos, end = incoming.start, incoming.end
     last = end - header_length
@@ -139,7 +143,8 @@ def run(connection: Connection) -> None:
     buffer, view = incoming.buffer, incoming.view
     copied = live and (gate.shared or not alone)
     viewed = out.live  # the output has views of live memory
-    size = min(size, gate.parameters.size)
+    if gate.parameters is not parameters:  # resized
+        size = min(size, gate.parameters.size)
     append = out.buffers.append
     read_length = write_length = -1  # no length is like it
     read_last = read_blocks = write_last = 0
@@ -154,8 +159,8 @@ def run(connection: Connection) -> None:
                 if not 0 < length <= longest_read or length & mask:
                     break
                 read_length, read_last, read_blocks = length, size - length, length >> shift
-                # where the batch ends if all that follows is like this
-                room = min(room, 2 * ((OUTPUT_BYTES - out.size - found) // length + 1))
+                if length > _SMALL:  # where the batch ends if all that follows is like this
+                    room = min(room, 2 * ((OUTPUT_BYTES - out.size - found) // length + 1))
             if offset > read_last or offset & mask:
                 break
             pos += header_length

@@ -92,6 +92,11 @@ class Tasks:
             return 0
         return request.length
 
+    @property
+    def owes(self) -> bool:
+        """Whether replies hold memory of the budget."""
+        return bool(self._queued or self._sending)
+
     def taken(self) -> None:
         """The owner takes the output; what it took before has been sent."""
         self.sent()
