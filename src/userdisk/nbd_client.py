@@ -24,7 +24,7 @@ from userdisk.unit import Buffer
 
 __all__ = ["Client", "ConnectionLost", "Listed", "NbdError", "Request", "Uri", "list_exports"]
 
-_SEND_SECONDS = 60  # a server that takes nothing for so long is given up
+_SEND_SECONDS = 60.0  # a server that takes nothing for so long is given up
 
 
 class ConnectionLost(NotReady):
@@ -38,12 +38,20 @@ class Client:
         uri: where the export is.
         timeout: seconds for connecting and negotiating, and for the answers that `close` awaits.
         wishes: features to leave out; the export and TLS are those of the URI.
+        send_timeout: whole seconds after which a server that takes nothing is given up; 0: never.
 
     `size`, `minimum`, `preferred` and `maximum` (of the data of one READ or WRITE) are bytes.
     Raises `UserdiskError` when the export cannot be used. A context manager: leaving it closes.
     """
 
-    def __init__(self, uri: Uri, *, timeout: float = 10.0, wishes: Wishes | None = None) -> None:
+    def __init__(
+        self,
+        uri: Uri,
+        *,
+        timeout: float = 10.0,
+        wishes: Wishes | None = None,
+        send_timeout: float = _SEND_SECONDS,
+    ) -> None:
         self.uri = uri
         self._timeout = timeout
         wishes = replace(wishes or Wishes(), export=uri.export, tls=uri.tls)
@@ -59,7 +67,7 @@ class Client:
             self.description = self.found.description
             self.read_only = bool(self.flags & self.flags.READ_ONLY)
             self._stream = ClientTransmission(self.found, rest)
-            _let_sends_end(self._socket)
+            _let_sends_end(self._socket, send_timeout)
         except NbdError as error:
             self._socket.close()
             raise NbdError(f"{uri.where}: {error}") from None
@@ -273,11 +281,11 @@ def _connect(uri: Uri, timeout: float) -> socket.socket:
         raise UserdiskError(f"{uri.where}: cannot connect: {words}") from None
 
 
-def _let_sends_end(sock: socket.socket) -> None:
+def _let_sends_end(sock: socket.socket, seconds: float) -> None:
     """Receiving waits as long as it takes, sending does not."""
     sock.settimeout(None)
     with contextlib.suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", _SEND_SECONDS, 0))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(seconds), 0))
 
 
 def _send(sock: socket.socket, buffers: Sequence[Buffer]) -> None:

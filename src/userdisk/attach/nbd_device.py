@@ -48,8 +48,9 @@ _COMMANDS: Final = {
     Kind.ZERO: Command.WRITE_ZEROES,
     Kind.EXTENTS: Command.BLOCK_STATUS,
 }
-#: Zeroes are zeroes that take room: what is to become a hole comes as an UNMAP.
-_FLAGS: Final = {Command.WRITE_ZEROES: CommandFlag.NO_HOLE}
+#: Zeroes are zeroes that take room: what is to become a hole comes as an UNMAP. To look for holes
+#: in what is read would cost more than to send them.
+_FLAGS: Final = {Command.WRITE_ZEROES: CommandFlag.NO_HOLE, Command.READ: CommandFlag.DF}
 _CHANGING: Final = frozenset({Kind.WRITE, Kind.UNMAP, Kind.ZERO})
 
 
@@ -380,7 +381,7 @@ class NbdDevice:
         return self._connect()
 
     def _connect(self) -> Client:
-        client = Client(self._uri)
+        client = Client(self._uri, send_timeout=0)  # a slow unit is only slow
         disk = self._disk
         if client.size != disk.size or client.read_only != disk.read_only:
             client.close()

@@ -52,6 +52,7 @@ class NbdUnit(StorageUnit):
     concurrent = True
     workers = 16
     unmap_zeroes = False
+    persistent = True
 
     def __init__(
         self,

@@ -1,0 +1,250 @@
+"""A unit behind NBD as a block device: kept changes, losses, errors; without the kernel."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kit.units import RamUnit
+from userdisk.attach.nbd_device import Disk, NbdDevice
+from userdisk.errors import Aborted, HardwareError, MediumError, OutOfSpace, UserdiskError
+from userdisk.gate import Gate
+from userdisk.nbd.export import Export
+from userdisk.nbd.uri import Uri
+from userdisk.operation import Kind, Operation
+from userdisk.server import Server
+from userdisk.unit import Extent
+
+SIZE = 1 << 20
+
+
+class Host:
+    """A server in this process whose unit keeps what was flushed; it can die and come back."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "socket"
+        self.durable = bytes(SIZE)
+        self.revived = 0
+        self.fault_at_start = ""
+        self.troubles: list[str] = []
+        self.down = threading.Event()
+        self.start()
+
+    def start(self) -> None:
+        self.unit = unit = RamUnit(block_count=SIZE // 512)
+        unit.memory[:] = self.durable
+        self.dead = False
+
+        def fault(name: str, lba: int, blocks: int) -> None:
+            if name == self.fault_at_start:
+                raise OutOfSpace("full")
+            if name == "flush" and not self.dead:
+                self.durable = bytes(unit.memory)
+
+        unit.fault = fault
+        self.server = Server([], listen=(), exports=[Export("disk", Gate(unit))], nbd=[self.path])
+        self.server.start()
+
+    def die(self, device: NbdDevice) -> None:
+        self.down.clear()
+        device._client._socket.shutdown(socket.SHUT_RDWR)  # no answer comes any more
+        self.dead = True  # what it flushes from now on does not count
+        self.server.stop()
+        self.down.set()
+
+    def why_lost(self) -> str:
+        assert self.down.wait(30)
+        return "it died"
+
+    def revive(self, left: float) -> None:
+        assert left > 0
+        if self.dead:
+            self.revived += 1
+            self.start()
+
+    def device(self, *, persistent: bool = True, kept: int = 64 << 20) -> NbdDevice:
+        return NbdDevice(
+            Disk("disk", SIZE, 512, read_only=False, unmaps=True, persistent=persistent),
+            Uri(export="disk", socket=str(self.path)),
+            revive=self.revive,
+            why_lost=self.why_lost,
+            trouble=self.troubles.append,
+            wait=5,
+            kept=kept,
+        )
+
+
+@pytest.fixture
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    host = Host(tmp_path_factory.mktemp("nbd"))
+    yield host
+    host.server.stop()
+
+
+def run(device: NbdDevice, operation: Operation) -> Operation:
+    ended = threading.Event()
+    if not device.submit(operation, lambda _: ended.set()):
+        assert ended.wait(30)
+    return operation
+
+
+def write(device: NbdDevice, lba: int, data: bytes) -> Operation:
+    lent = bytearray(data)
+    operation = Operation(Kind.WRITE, lba, len(data) // 512, data=memoryview(lent).toreadonly())
+    run(device, operation)
+    lent[:] = b"?" * len(lent)  # whoever lent it uses it again
+    return operation
+
+
+def read(device: NbdDevice, lba: int, blocks: int) -> bytes:
+    operation = run(device, Operation(Kind.READ, lba, blocks))
+    assert operation.error is None
+    return bytes(operation.result)
+
+
+def test_every_kind_reaches_the_unit(host: Host) -> None:
+    device = host.device()
+    assert write(device, 2, b"a" * 1024).error is None
+    assert read(device, 2, 2) == b"a" * 1024
+    for operation in (
+        Operation(Kind.FLUSH),
+        Operation(Kind.ZERO, 2, 1),
+        Operation(Kind.UNMAP, extents=[(3, 1), (9, 4)]),
+    ):
+        assert run(device, operation).error is None
+    assert read(device, 2, 2) == bytes(1024)
+    found = run(device, Operation(Kind.EXTENTS, 4, 8)).result
+    assert found == [Extent(4, 8)]
+    names = [entry[:3] for entry in host.unit.log]
+    assert ("unmap", 3, 1) in names and ("unmap", 9, 4) in names
+    device.close()
+    assert host.unit.calls["flush"] >= 2
+
+
+def test_errors_are_those_of_the_table(host: Host) -> None:
+    device = host.device()
+
+    def fault(name: str, lba: int, blocks: int) -> None:
+        raise OutOfSpace("full") if name == "write" else MediumError("scratched")
+
+    before, host.unit.fault = host.unit.fault, fault
+    assert isinstance(write(device, 0, bytes(512)).error, OutOfSpace)
+    failed = run(device, Operation(Kind.READ, 0, 1)).error
+    assert failed is not None and failed.errno == MediumError.errno
+    host.unit.fault = before
+    device.close()
+
+
+def test_what_was_answered_is_repeated_in_its_order(host: Host) -> None:
+    device = host.device()
+    write(device, 0, b"a" * 4096)
+    run(device, Operation(Kind.FLUSH))
+    write(device, 0, b"b" * 2048)
+    write(device, 2, b"c" * 512)
+    run(device, Operation(Kind.UNMAP, extents=[(7, 1)]))
+    host.die(device)
+    assert read(device, 0, 8) == b"b" * 1024 + b"c" * 512 + b"b" * 512 + b"a" * 1536 + bytes(512)
+    assert host.revived == 1 and host.troubles == ["it died; waiting for it", ""]
+    assert host.unit.calls["write"] == 2  # what was flushed is not repeated
+    device.close()
+
+
+def test_at_the_bound_it_flushes_by_itself(host: Host) -> None:
+    device = host.device(kept=64 << 10)
+    for lba in range(256):
+        assert write(device, lba, bytes([lba]) * 512).error is None
+    assert host.unit.calls["flush"] > 0
+    host.die(device)
+    expected = b"".join(bytes([lba]) * 512 for lba in range(256))
+    assert read(device, 0, 256) == expected
+    assert host.unit.calls["write"] <= 64  # 1 KiB each, with what is kept beside the data
+    device.close()
+
+
+def test_a_flush_of_its_own_that_failed_is_told_to_the_next(host: Host) -> None:
+    device = host.device(kept=64 << 10)
+    flushed = threading.Event()
+    before = host.unit.fault
+
+    def fault(name: str, lba: int, blocks: int) -> None:
+        if name == "flush":
+            flushed.set()
+            raise MediumError("scratched")
+
+    host.unit.fault = fault
+    for lba in range(40):
+        write(device, lba, bytes(512))
+    assert flushed.wait(10)
+    read(device, 0, 1)
+    host.unit.fault = before
+    for lba in range(200):  # there is room again
+        assert write(device, lba, bytes(512)).error is None
+    assert run(device, Operation(Kind.FLUSH)).error is not None
+    assert run(device, Operation(Kind.FLUSH)).error is None
+    device.close()
+
+
+def test_a_repetition_that_fails_loses_the_disk(host: Host) -> None:
+    device = host.device()
+    write(device, 0, b"a" * 512)
+    host.fault_at_start = "write"
+    host.die(device)
+    failed = run(device, Operation(Kind.READ, 0, 1)).error
+    assert isinstance(failed, HardwareError) and "cannot be repeated" in str(failed)
+    assert host.troubles[-1].startswith("lost: ")
+    assert run(device, Operation(Kind.FLUSH)).error is failed
+    with pytest.raises(HardwareError):
+        device.close()
+
+
+def test_what_is_not_persistent_is_lost_at_once(host: Host) -> None:
+    device = host.device(persistent=False)
+    write(device, 0, b"a" * 512)
+    host.die(device)
+    failed = run(device, Operation(Kind.READ, 0, 1)).error
+    assert isinstance(failed, HardwareError) and "what it held is lost" in str(failed)
+    assert host.revived == 0
+
+
+def test_one_that_waits_can_be_taken_back(host: Host) -> None:
+    device = host.device()
+    gate = threading.Event()
+    before = host.unit.fault
+
+    def fault(name: str, lba: int, blocks: int) -> None:
+        if name == "write":
+            gate.wait(30)
+
+    host.unit.fault = fault
+    ended: list[Operation] = []
+    first, second = (
+        Operation(Kind.WRITE, 0, 1, data=memoryview(bytes([value]) * 512)) for value in (1, 2)
+    )
+    for operation in (first, second):
+        assert not device.submit(operation, ended.append)
+    device.cancel(second)
+    assert ended == [second] and isinstance(second.error, Aborted)
+    device.cancel(first)  # the server has it
+    assert ended == [second]
+    gate.set()
+    host.unit.fault = before
+    assert read(device, 0, 1) == b"\1" * 512
+    device.close()
+    assert first.error is None
+
+
+def test_another_disk_is_refused(host: Host) -> None:
+    disk = Disk("disk", SIZE * 2, 512, read_only=False, unmaps=True, persistent=True)
+    with pytest.raises(UserdiskError, match="the disk has changed"):
+        NbdDevice(disk, Uri(export="disk", socket=str(host.path)), revive=host.revive, why_lost=str)
+
+
+def test_a_slow_unit_is_not_given_up(host: Host) -> None:
+    device = host.device()
+    sock = device._client._socket
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, 16) == bytes(16)
+    device.close()
