@@ -76,11 +76,13 @@ class PlainStream:
         """See `Stream`."""
         unsent = buffers
         if self._send_message is not None and len(buffers) <= _IOV_MAX:  # nearly always enough
-            with contextlib.suppress(BlockingIOError, BufferError, TypeError):
+            try:
                 sent = self._send_message(buffers, (), _NO_WAIT)
                 if sent == size:
                     return
                 unsent = _after(buffers, sent)
+            except (BlockingIOError, BufferError, TypeError):
+                pass  # nothing was sent: see below
         unsent = send(self._sock, unsent)
         if unsent:
             if live:  # it waits for the peer: what it shows may change before it is sent

@@ -142,9 +142,11 @@ class Connection:
             try:
                 fast_path.run(self)
             finally:
-                self.leave()
+                if self._held is not None:
+                    self._held.leave()
+                    self._held = None
             if incoming.start == count:
-                incoming.start = incoming.end = 0
+                incoming.start = 0
                 return
             self.quiet = False
             self.resume()
