@@ -84,6 +84,18 @@ class WriteProtected(StorageError):
     nbd_error = 1
 
 
+class ReservationConflict(StorageError):
+    """Somebody else has the unit reserved. Raised by userdisk for ports that have no such status.
+
+    Linux calls it EBADE; NBD's list comes no closer than EPERM. The sense is ACCESS DENIED - NO
+    ACCESS RIGHTS: not to be repeated, and no fault of the medium.
+    """
+
+    sense = (0x5, 0x20, 0x02)
+    errno = errno.EBADE if hasattr(errno, "EBADE") else errno.EPERM
+    nbd_error = 1
+
+
 class OutOfSpace(StorageError):
     """A thin unit ran out of space: 7/27/07, SPACE ALLOCATION FAILED WRITE PROTECT."""
 

@@ -128,11 +128,11 @@ def test_a_nexus_that_left_is_forgotten() -> None:
     target = target_of(InlineRamUnit())
     nexus, other = target.attach("iqn.a"), target.attach("iqn.b")
     (lu,) = target.units
-    assert lu.shared
+    assert lu.gate.shared
     target.detach(nexus)
     assert target.nexuses == {other}
     assert {path.nexus for path in lu.paths} == {other}
-    assert not lu.shared
+    assert not lu.gate.shared
 
 
 # -- what a unit says of itself ----------------------------------------------------------------

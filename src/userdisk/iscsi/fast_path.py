@@ -107,7 +107,7 @@ def run(connection: Connection) -> None:
          write_shape, write_head, write_tail, write_cdb, write_last, write_blocks, write_length,
          ) = lane
         # fmt: on
-        copied = live and (lu.shared or not gate.all_inline or data_digest)
+        copied = live and (gate.shared or not gate.all_inline or data_digest)
         if read_length:
             stat_sn_end = min(room_end, stat_sn + (OUTPUT_BYTES - size) // read_length + 1)
 
@@ -218,7 +218,7 @@ def run(connection: Connection) -> None:
                 read, write = unit.read, unit.write
                 read_limit, write_limit = _limits(connection, lu)
                 live = unit.live_reads
-                copied = live and (lu.shared or not gate.all_inline or data_digest)
+                copied = live and (gate.shared or not gate.all_inline or data_digest)
                 read_shape = write_shape = None
                 read_head = write_head = b""
                 read_length = 0

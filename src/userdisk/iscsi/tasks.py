@@ -184,7 +184,7 @@ class Tasks:
             result = outcome(gate, operation)
             if operation.kind is Kind.READ and gate.unit.live_reads:
                 result = gate.checked_read(result, operation.blocks * path.lu.block_length)
-                if path.lu.shared or not gate.all_inline:
+                if gate.shared or not gate.all_inline:
                     return bytes(result)
                 connection.out.live = True
             return result

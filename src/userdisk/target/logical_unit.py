@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from userdisk.operation import Era
+from userdisk.errors import ReservationConflict, StorageError
+from userdisk.operation import Era, Kind
 from userdisk.scsi import sense
 from userdisk.scsi.sense import Asc, Sense
-from userdisk.target import operations
+from userdisk.target import block_ports, operations
 from userdisk.target.aspect import Aspect
 from userdisk.target.background import Background
 from userdisk.target.command import (
@@ -111,8 +112,6 @@ class LogicalUnit:
         self.clock = clock or gate.clock
         self.random = random or gate.random
         self.paths: set[Path] = set()
-        #: Several nexuses have the unit open: read from any thread, like `Path.ready`.
-        self.shared = False
         self.task_set = TaskSet(self.lock)
         self.write_protected = gate.parameters.write_protected
         self.descriptor_sense = False
@@ -138,6 +137,8 @@ class LogicalUnit:
             self.rods,
             self.mode_parameters,
         )
+        self._block_path = block_ports.path(self)
+        self.refresh()  # what was saved may restrain ports for blocks from the start
 
     # -- commands ------------------------------------------------------------------------------
 
@@ -169,6 +170,18 @@ class LogicalUnit:
             return self._restraint((self.reservations, *self.aspects), row, command)
         except CheckCondition as error:
             return self.check_condition(error.sense)
+
+    def _block_restraint(self, kind: Kind) -> StorageError | None:
+        """See `Gate.restraint`."""
+        cdb = block_ports.COMMANDS[kind]
+        row = operations.find(cdb)
+        assert row is not None
+        aspects = (self.reservations, *self.aspects)
+        try:
+            conflict = self._restraint(aspects, row, Command(cdb, self._block_path))
+        except CheckCondition as error:
+            return block_ports.error(error.sense)
+        return None if conflict is None else ReservationConflict()
 
     def _restraint(
         self, aspects: Iterable[Aspect], row: Row, command: Command
@@ -208,17 +221,19 @@ class LogicalUnit:
 
     def connect(self, path: Path, attention: int) -> None:
         """Add a path, which is told `attention` first."""
+        self.gate.join()
         with self.lock:
             path.attentions.add(attention)
             self.paths.add(path)
-            self.shared = len(self.paths) > 1
             self._refresh()
 
     def disconnect(self, path: Path) -> None:
         """Remove a path: its nexus is lost."""
         with self.lock:
+            connected = path in self.paths
             self.paths.discard(path)
-            self.shared = len(self.paths) > 1
+        if connected:
+            self.gate.part()
         for aspect in (self.reservations, *self.aspects):
             aspect.nexus_lost(path.nexus)
         self.refresh()
@@ -243,13 +258,16 @@ class LogicalUnit:
                 if port in (None, path.nexus.port):
                     path.era.over = over
                     path.era = Era()
+            if port is None:
+                self.gate.era.over = over
+                self.gate.era = Era()
 
     def when_left(self, done: Callable[[], None]) -> None:
         """Call `done` when the batches of other nexuses that run now have ended.
 
         Their fast paths have commands that the task set does not know.
         """
-        if self.shared:
+        if self.gate.shared:
             self.gate.when_left(done)
         else:
             done()
@@ -261,6 +279,9 @@ class LogicalUnit:
 
     def _refresh(self) -> None:
         aspects = (self.reservations, *self.aspects)
+        blocks = self._block_path
+        blocks.restricted = any(aspect.restrains(blocks) for aspect in aspects)
+        self.gate.restraint = self._block_restraint if blocks.restricted else None
         for path in self.paths:
             path.lane = None
             path.restricted = bool(self.task_set.ordered) or any(
