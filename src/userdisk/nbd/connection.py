@@ -146,7 +146,7 @@ class Connection:
                     self._held.leave()
                     self._held = None
             if incoming.start == count:
-                incoming.start = 0
+                incoming.start = incoming.end = 0
                 return
             self.quiet = False
             self.resume()
@@ -155,8 +155,8 @@ class Connection:
             self._filled += count
             self._negotiate()
             return
-        self.incoming.received(count)
-        self.resume()
+        if self.incoming.received(count):
+            self.resume()
 
     def resume(self) -> None:
         """Go on with what is already received, after the output was sent (`more`)."""

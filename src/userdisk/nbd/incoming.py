@@ -59,12 +59,13 @@ class Incoming:
             return self._writable[self.end : self.end + _APPROACH]
         return self._writable[self.end :]
 
-    def received(self, count: int) -> None:
-        """`count` bytes are in `room()`."""
+    def received(self, count: int) -> bool:
+        """`count` bytes are in `room()`; False: they are the middle of a piece."""
         if self._landing is None:
             self.end += count
-        else:
-            self._landed += count
+            return True
+        self._landed += count
+        return self._landed == self._size
 
     def take(self, size: int) -> Piece | None:
         """The next `size` bytes, if they are here; else they land, if they are many.
