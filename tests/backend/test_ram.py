@@ -66,6 +66,29 @@ def test_extents_tell_what_was_written() -> None:
     unit.close()
 
 
+@pytest.mark.parametrize("blocks", [1, 100, 128, 300, 2048, 8192])
+def test_holes_in_a_short_range_are_holes_and_data_is_data(blocks: int) -> None:
+    unit = RamUnit(size=_MIB * 64)
+    written = set()
+    for lba in (0, 300, 1000, 1001, 5000, 8191, 9000):
+        unit.write(lba, memoryview(b"x" * 512), False)
+        written.add(lba)
+    unit.write(2048, memoryview(b"x" * (512 << 10)), False)
+    written |= set(range(2048, 3072))
+    for start in (0, 7, 299, 301, 2000, 2048, 3071, 5001):
+        at = start
+        for extent in unit.extents(start, blocks):
+            assert extent.lba == at
+            assert extent.mapped != extent.zero
+            at += extent.blocks
+            if not extent.mapped:
+                assert not written & set(range(extent.lba, at))
+        assert at == start + blocks
+    (hole,) = unit.extents(10000, blocks)
+    assert not hole.mapped
+    unit.close()
+
+
 def test_a_view_lives_on_after_close() -> None:
     unit = RamUnit(size=_MIB)
     unit.write(0, memoryview(b"y" * 512), False)

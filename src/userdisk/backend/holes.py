@@ -29,6 +29,8 @@ _UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV)
 #: `extents` stops after this many: one call stays bounded on the most fragmented file.
 _MOST_EXTENTS = 1024
 
+_STEP = 64 << 10  # bytes between the places where `near_extents` looks
+
 
 def punch(descriptor: int, offset: int, length: int) -> bool:
     """Deallocate the range, which then reads as zeros; False where that is not supported.
@@ -62,6 +64,28 @@ def extents(descriptor: int, lba: int, blocks: int, block_length: int) -> Iterat
         last = min(max(-(-hole // block_length), lba + 1), end)
         yield Extent(lba, last - lba)
         lba = last
+
+
+def near_extents(descriptor: int, lba: int, blocks: int, block_length: int) -> Iterator[Extent]:
+    """Like `extents`, for a short range of a file in memory; a hole may be told too short.
+
+    There the end of data is searched page by page, however far it is. So holes are looked for at
+    steps of 64 KiB.
+    """
+    start, end = lba, lba + blocks  # what is known to be data begins at `start`
+    step = max(_STEP // block_length, 1)
+    while lba < end:
+        data = _seek_data(descriptor, lba * block_length, end * block_length)
+        first = min(data // block_length, end)
+        if first > lba:
+            if lba > start:
+                yield Extent(start, lba - start)
+            yield Extent(lba, first - lba, mapped=False, zero=True)
+            start = lba = first
+        else:
+            lba = min(lba + step, end)
+    if end > start:
+        yield Extent(start, end - start)
 
 
 def _seek_data(descriptor: int, offset: int, end: int) -> int:

@@ -17,6 +17,7 @@ from userdisk.backend import holes
 from userdisk.errors import UsageError
 from userdisk.unit import Buffer, Extent, Extents, Inline, Parameters, StorageUnit
 
+_NEAR = 4 << 20  # bytes: in a shorter range holes are looked for from place to place
 _SHIFT = 16  # bytes that one byte of the map stands for, as a power of two
 _CHUNK = 1 << _SHIFT
 _TRANSFER = 1 << 20
@@ -183,6 +184,8 @@ class RamUnit(StorageUnit):
     def extents(self, lba: int, blocks: int) -> Iterable[Extent]:
         """What was written, to the page; elsewhere than on Linux, to 64 KiB."""
         if self._descriptor is not None:
+            if blocks * self.block_length <= _NEAR:
+                return holes.near_extents(self._descriptor, lba, blocks, self.block_length)
             return holes.extents(self._descriptor, lba, blocks, self.block_length)
         return self._chunks(lba, blocks)
 
