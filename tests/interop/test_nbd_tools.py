@@ -1,0 +1,144 @@
+"""Other people's NBD clients and units of every kind: nbdinfo, nbdcopy, qemu, fio, libnbd."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.kit.nbd_server import nbd_server
+from tests.kit.requires import requires
+from tests.kit.units import AsyncRamUnit, ConcurrentRamUnit, InlineRamUnit, RamUnit
+from userdisk.backend import open_unit
+
+SIZE = 8 << 20
+KINDS = [RamUnit, InlineRamUnit, ConcurrentRamUnit, AsyncRamUnit]
+
+# Run by the system's Python, which has libnbd: each call, and the errno it must end with.
+LIBNBD = """
+import errno, nbd, sys
+h = nbd.NBD()
+h.set_strict_mode(0)
+h.connect_uri(sys.argv[1])
+size = h.get_size()
+def fails(number, call, *arguments, **flags):
+    try:
+        call(*arguments, **flags)
+    except nbd.Error as error:
+        assert error.errnum == number, (call.__name__, arguments, flags, error)
+    else:
+        raise AssertionError((call.__name__, arguments, flags, "did not fail"))
+seen = lambda *_: 0
+fails(errno.EINVAL, h.pread, 4096, size)
+fails(errno.EINVAL, h.pread, 4096, size - 2048)
+fails(errno.ENOSPC, h.pwrite, bytes(4096), size)
+fails(errno.ENOSPC, h.pwrite, bytes(4096), size - 2048)
+fails(errno.EINVAL, h.trim, 4096, size)
+fails(errno.EINVAL, h.block_status, 4096, size, seen)
+fails(errno.EINVAL, h.pread, 512, 0, flags=1 << 9)
+fails(errno.EINVAL, h.pwrite, bytes(512), 0, flags=1 << 9)
+fails(errno.EINVAL, h.flush, flags=1 << 9)
+h.pwrite(b"x" * 4096, size - 4096, flags=nbd.CMD_FLAG_FUA)
+h.flush()
+assert h.pread(4096, size - 4096) == b"x" * 4096
+h.shutdown()
+"""
+
+
+@pytest.fixture
+def short(tmp_path: Path) -> Path:
+    return tmp_path / "s"
+
+
+def run(*command: str | Path) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@requires("nbdinfo")
+def test_nbdinfo(short: Path) -> None:
+    first = InlineRamUnit(block_count=SIZE // 512)
+    second = InlineRamUnit(block_count=SIZE // 4096, block_length=4096)
+    with nbd_server(short, first=first, second=second) as uri:
+        listed = json.loads(run("nbdinfo", "--json", "--list", f"nbd+unix:///?socket={short}"))
+        found = {each["export-name"]: each for each in listed["exports"]}
+        assert sorted(found) == ["first", "second"]
+        assert found["second"]["description"] == "disk second"
+        assert found["first"]["export-size"] == found["second"]["export-size"] == SIZE
+        assert found["second"]["block_size_minimum"] == 4096
+        assert run("nbdinfo", "--size", uri).strip() == str(SIZE)
+        run("nbdinfo", "--can", "multi-conn", uri)
+        assert subprocess.run(["nbdinfo", "--is", "read-only", uri], check=False).returncode == 2
+
+
+@requires("nbdcopy", "nbdinfo")
+def test_nbdcopy_of_a_sparse_image(tmp_path: Path, short: Path) -> None:
+    """Content there and back over several connections; what was a hole is one."""
+    source, image, back = tmp_path / "source", tmp_path / "image", tmp_path / "back"
+    data = os.urandom(1 << 20)
+    with source.open("wb") as file:
+        file.truncate(SIZE)
+        file.seek(2 << 20)
+        file.write(data)
+    image.touch()
+    os.truncate(image, SIZE)
+    with nbd_server(short, disk=open_unit(str(image))) as uri:
+        run("nbdcopy", "--connections=4", source, uri)
+        run("nbdcopy", "--connections=4", uri, back)
+        extents = json.loads(run("nbdinfo", "--json", "--map", uri))
+    assert image.read_bytes() == back.read_bytes() == source.read_bytes()
+    assert sum(each["length"] for each in extents) == SIZE
+    assert [(e["offset"], e["length"]) for e in extents if e["type"] == 0] == [(2 << 20, 1 << 20)]
+
+
+@requires("qemu-io", "qemu-img")
+@pytest.mark.parametrize("length", [512, 4096])
+@pytest.mark.parametrize("kind", KINDS)
+def test_qemu(tmp_path: Path, short: Path, kind: type[RamUnit], length: int) -> None:
+    commands = (
+        "write -P 0xa5 0 1M",
+        "write -f -P 0x5a 1M 64k",
+        "write -z 64k 64k",
+        "write -z -u 128k 64k",
+        "discard 512k 64k",
+        "write -P 0x11 700001 4099",
+        "flush",
+        "read -P 0xa5 0 64k",
+        "read -P 0 64k 128k",
+        "read -P 0x11 700001 4099",
+        "read -P 0xa5 704100 5000",
+        "read -P 0x5a 1M 64k",
+    )
+    with nbd_server(short, disk=kind(block_count=SIZE // length, block_length=length)) as uri:
+        arguments = [word for command in commands for word in ("-c", command)]
+        told = run("qemu-io", "-f", "raw", *arguments, uri)
+        assert "failed" not in told, told
+        copy = tmp_path / "copy"
+        run("qemu-img", "convert", "-f", "raw", "-O", "raw", uri, copy)
+        run("qemu-img", "compare", "-f", "raw", "-F", "raw", uri, copy)
+
+
+@requires("fio")
+@pytest.mark.parametrize("kind", KINDS)
+def test_fio(tmp_path: Path, short: Path, kind: type[RamUnit]) -> None:
+    """Two jobs, a connection each; every block is read back and checked."""
+    with nbd_server(short, disk=kind(block_count=SIZE // 512)) as uri:
+        options = "--rw=randwrite --bs=4k --iodepth=8 --size=2M --numjobs=2 --offset_increment=2M"
+        command = ["fio", "--name=n", "--ioengine=nbd", f"--uri={uri}", *options.split()]
+        check = ["--verify=crc32c", "--verify_fatal=1", f"--aux-path={tmp_path}"]
+        run(*command, *check, "--output-format=normal")
+
+
+@requires("/usr/bin/python3")
+@pytest.mark.skipif(
+    subprocess.run(["/usr/bin/python3", "-c", "import nbd"], capture_output=True).returncode != 0,
+    reason="needs python3-libnbd",
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_libnbd_errors(short: Path, kind: type[RamUnit]) -> None:
+    with nbd_server(short, disk=kind(block_count=SIZE // 512)) as uri:
+        run("/usr/bin/python3", "-c", LIBNBD, uri)
