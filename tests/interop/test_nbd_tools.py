@@ -47,6 +47,12 @@ assert h.pread(4096, size - 4096) == b"x" * 4096
 h.shutdown()
 """
 
+NEEDS_LIBNBD = pytest.mark.skipif(
+    not Path("/usr/bin/python3").exists()
+    or subprocess.run(["/usr/bin/python3", "-c", "import nbd"], capture_output=True).returncode,
+    reason="needs python3-libnbd",
+)
+
 
 @pytest.fixture
 def short(tmp_path: Path) -> Path:
@@ -133,12 +139,55 @@ def test_fio(tmp_path: Path, short: Path, kind: type[RamUnit]) -> None:
         run(*command, *check, "--output-format=normal")
 
 
-@requires("/usr/bin/python3")
-@pytest.mark.skipif(
-    subprocess.run(["/usr/bin/python3", "-c", "import nbd"], capture_output=True).returncode != 0,
-    reason="needs python3-libnbd",
-)
+@NEEDS_LIBNBD
 @pytest.mark.parametrize("kind", KINDS)
 def test_libnbd_errors(short: Path, kind: type[RamUnit]) -> None:
     with nbd_server(short, disk=kind(block_count=SIZE // 512)) as uri:
         run("/usr/bin/python3", "-c", LIBNBD, uri)
+
+
+# Contexts, DF, REQ_ONE, NO_HOLE, FAST_ZERO, and a flush on another connection.
+STRUCTURED = """
+import nbd, sys
+h, other = nbd.NBD(), nbd.NBD()
+for each in h, other:
+    each.add_meta_context("base:allocation")
+    each.connect_uri(sys.argv[1])
+assert h.get_structured_replies_negotiated() and h.can_meta_context("base:allocation")
+assert h.can_df() and h.can_fua() and h.can_multi_conn()
+h.pwrite(b"a" * 65536, 65536)
+other.flush()
+assert other.pread(65536, 65536) == b"a" * 65536
+pieces = []
+def seen(data, offset, status, error):
+    pieces.append((offset, status))
+read = h.pread_structured(65536, 65536, seen, nbd.CMD_FLAG_DF)
+assert read == b"a" * 65536 and pieces == [(65536, nbd.READ_DATA)], pieces
+found = []
+def status(name, offset, entries, error):
+    found.append(list(entries))
+h.block_status(262144, 0, status, nbd.CMD_FLAG_REQ_ONE)
+assert len(found) == 1 and len(found[0]) == 2 and 0 < found[0][0] <= 262144, found
+h.zero(65536, 65536, nbd.CMD_FLAG_NO_HOLE)
+assert h.pread(65536, 65536) == bytes(65536)
+if h.can_fast_zero():
+    try:
+        h.zero(65536, 0, nbd.CMD_FLAG_FAST_ZERO)
+    except nbd.Error as error:
+        assert error.errno == "ENOTSUP", error
+h.shutdown()
+other.shutdown()
+plain = nbd.NBD()
+plain.set_request_structured_replies(False)
+plain.connect_uri(sys.argv[1])
+assert not plain.get_structured_replies_negotiated() and not plain.can_df()
+assert plain.pread(512, 65536) == bytes(512)
+plain.shutdown()
+"""
+
+
+@NEEDS_LIBNBD
+@pytest.mark.parametrize("kind", KINDS)
+def test_libnbd_structured(short: Path, kind: type[RamUnit]) -> None:
+    with nbd_server(short, disk=kind(block_count=SIZE // 512)) as uri:
+        run("/usr/bin/python3", "-c", STRUCTURED, uri)

@@ -9,14 +9,17 @@ from pathlib import Path
 from userdisk.gate import Gate
 from userdisk.nbd.export import Export
 from userdisk.server import Server
+from userdisk.tls import ServerTls
 from userdisk.unit import StorageUnit
 
 
 @contextmanager
-def nbd_server(socket: Path, **units: StorageUnit) -> Iterator[str]:
+def nbd_server(
+    socket: Path, *, tls: ServerTls | None = None, **units: StorageUnit
+) -> Iterator[str]:
     """Serve each unit as an export with its name; the first one's URI. Stops with the block."""
     exports = [Export(name, Gate(unit), f"disk {name}", False) for name, unit in units.items()]
-    server = Server([], listen=(), exports=exports, nbd=[socket])
+    server = Server([], listen=(), exports=exports, nbd=[socket], tls=tls)
     assert server.start() == []
     try:
         yield f"nbd+unix:///{next(iter(units))}?socket={socket}"
