@@ -190,7 +190,7 @@ def test_it_listens_soon(tmp_path: Path) -> None:
     """In processor time, to which a busy machine adds little; nothing in a start waits."""
     code = (
         "import sys, time; from userdisk.cli.main import main; import userdisk.cli.serve as serve\n"
-        "serve._print_start = lambda *arguments: sys.exit(str(time.process_time()))\n"
+        "serve._print_iscsi = lambda *arguments: sys.exit(str(time.process_time()))\n"
         "main(['serve', 'ram:1G', '--listen', '127.0.0.1:0'])"
     )
     environment = os.environ | {"PYTHONPYCACHEPREFIX": str(tmp_path)}

@@ -13,7 +13,7 @@ from tests.kit.modes import CACHING, caching, control, header, select
 from tests.kit.sockets import connect, serving
 from tests.kit.units import ConcurrentRamUnit, InlineRamUnit, RamUnit
 from userdisk import errors
-from userdisk.initiator_client import Initiator, sense_codes
+from userdisk.initiator_client import Initiator, ScsiError, sense_codes
 from userdisk.scsi import sense
 from userdisk.scsi.sense import Asc, Sense
 from userdisk.unit import Inline
@@ -68,6 +68,10 @@ def test_swp_stops_the_writes_of_another_session_at_once(kind: type[RamUnit]) ->
         count = unit.calls["write"]
         writer.join(10)
         assert not writer.is_alive()
+        if CHANGED not in writer.refused:  # the command was on its way when the values changed
+            with pytest.raises(ScsiError) as told:
+                two.execute(bytes(6))
+            writer.refused.add(sense_codes(told.value.sense))
         assert writer.refused == {CHANGED, PROTECTED}
         assert unit.calls["write"] == count
         assert two.execute(READ, read_length=512) == bytes(512)

@@ -87,9 +87,9 @@ class ModeParameters(Aspect):
                 raise HardwareError(str(error)) from None
             self.saved = new
         if new != self.current:
+            lu.establish(Asc.MODE_PARAMETERS_CHANGED, but=nexus)  # told before it is felt
             self._take(new)
             lu.refresh()
-            lu.establish(Asc.MODE_PARAMETERS_CHANGED, but=nexus)
 
     def _take(self, new: Values) -> None:
         lu, control = self._lu, new[_CONTROL]
