@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from userdisk.errors import OutOfRange, UserdiskError
+from userdisk.backend.nbd import NbdUnit
+from userdisk.errors import NotReady, OutOfRange, UserdiskError, WriteError
 from userdisk.nbd import wire
 from userdisk.nbd.client_negotiation import Wishes
 from userdisk.nbd.uri import Uri
@@ -152,3 +153,23 @@ def test_a_server_that_hangs_up(tmp_path: Path) -> None:
 def test_nobody_is_there(tmp_path: Path) -> None:
     with pytest.raises(UserdiskError, match="cannot connect: No such file"):
         Client(Uri(socket=str(tmp_path / "s")))
+
+
+def test_fua_fails_when_the_connection_drops_between_write_and_flush(tmp_path: Path) -> None:
+    flags = wire.TransmissionFlag
+
+    def script(sock: socket.socket) -> None:
+        sock.sendall(wire.GREETING.pack(wire.NBD_MAGIC, wire.OPTION_MAGIC, 0))
+        take(sock, wire.CLIENT_FLAGS.size + wire.OPTION.size)
+        agreed = flags.HAS_FLAGS | flags.SEND_FLUSH
+        sock.sendall(wire.EXPORT_NAME_REPLY.pack(SIZE, agreed) + bytes(124))
+        command, cookie = asked(sock)
+        assert command == Command.WRITE
+        take(sock, 512)
+        answer(sock, cookie)
+
+    with serving(tmp_path / "s", script) as uri:
+        unit = NbdUnit(uri, timeout=0.5)
+        with pytest.raises((NotReady, WriteError)):
+            unit.write(0, memoryview(bytes(512)), fua=True)
+        unit.close()
