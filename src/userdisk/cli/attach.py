@@ -236,7 +236,9 @@ attach = click.Command(
         _WAIT,
     ],
     help=f"Make UNIT a block device of this machine and print its name (Linux, as root).\n\n"
-    f"{UNIT_HELP} A process stays behind and serves the device until it is ejected.",
+    f"{UNIT_HELP} Two processes stay behind until the disk is ejected: one serves the device, the"
+    " other has the unit. When that one dies, it is started again if what was flushed outlives it"
+    " (images, devices, NBD); programs wait meanwhile. Any other unit is lost then.",
 )
 
 mount = click.Command(

@@ -35,6 +35,6 @@ class LazyGroup(click.Group):
 def userdisk() -> None:
     """Any Python class becomes a disk.
 
-    serve offers units to the network over iSCSI; attach and mount make a unit a disk of this
-    machine; eject takes it away again.
+    serve offers units to the network over iSCSI and NBD; attach and mount make a unit a disk of
+    this machine; eject takes it away again.
     """

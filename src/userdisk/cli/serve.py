@@ -52,13 +52,15 @@ log = logging.getLogger("userdisk")
 
 _HELP = f"""Offer units over iSCSI, with --nbd also over NBD, until Ctrl-C.
 
-{UNIT_HELP} Several are logical units 0, 1, ... of one target, or with --each targets of their own.
+{UNIT_HELP} Several are logical units 0, 1, ... of one target, or with --each targets of their own;
+over NBD each is an export, and the first also the one with the empty name.
 
-CHAP secrets come from --chap-file or from USERDISK_CHAP_USER and USERDISK_CHAP_SECRET
-(USERDISK_CHAP_MUTUAL_USER and USERDISK_CHAP_MUTUAL_SECRET for mutual CHAP), never from the
-command line.
+CHAP is for iSCSI, TLS for NBD. CHAP secrets come from --chap-file or from USERDISK_CHAP_USER and
+USERDISK_CHAP_SECRET (USERDISK_CHAP_MUTUAL_USER and USERDISK_CHAP_MUTUAL_SECRET for mutual CHAP),
+never from the command line.
 
-SIGHUP has the sizes of images and devices read again: initiators are told of a disk that has grown.
+SIGHUP has the sizes of images and devices read again: initiators are told of a disk that has grown;
+NBD clients have to connect again.
 """
 
 _OPTIONS: Sequence[click.Parameter] = (
@@ -100,7 +102,7 @@ _OPTIONS: Sequence[click.Parameter] = (
         flag_value=DEFAULT_ADDRESS,
         metavar="[ADDR[:PORT]|unix:PATH]",
         help=f"Offer the units over NBD too, at {DEFAULT_ADDRESS} by default; port 0 for any free"
-        " port; may be repeated. Without a value it comes last, or before another option.",
+        " port; may be repeated. The default is meant if another option follows, or nothing.",
     ),
     click.Option(["--no-iscsi"], is_flag=True, help="Offer the units over NBD alone."),
     click.Option(
