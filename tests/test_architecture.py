@@ -35,6 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tls": {"errors"},
     "transport": {"errors", "unit"},
     "tls_stream": {"unit", "transport"},
+    "tls_link": {"unit"},
     "listening": {"errors"},
     "portal": {"counters", "listening", "protocol", "tls_stream", "transport"},
     "usage_watch": {"errors", "operation", "target"},
@@ -55,7 +56,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "usage_watch",
     },
     "initiator_client": {"errors", "unit", "scsi", "iscsi", "transport"},
-    "nbd_client": {"errors", "unit", "operation", "nbd", "tls", "tls_stream", "transport"},
+    "nbd_client": {"errors", "unit", "operation", "nbd", "tls", "tls_link"},
     "attach": {"errors", "unit", "operation", "gate", "identity", "backend", "nbd", "nbd_client"},
     "testing": {"errors", "unit", "operation", "gate"},
     "cli": {

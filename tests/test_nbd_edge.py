@@ -6,7 +6,6 @@ import os
 import socket
 import ssl
 import struct
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.kit.certificates import make_certificates
 from tests.kit.requires import requires
 from tests.kit.sockets import eventually
 from tests.kit.units import InlineRamUnit
@@ -109,23 +109,7 @@ def test_silent_connections_keep_nobody_out() -> None:
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    openssl = "openssl"
-    folder = tmp_path_factory.mktemp("certificates")
-
-    def make(*arguments: str) -> None:
-        subprocess.run([openssl, *arguments], cwd=folder, check=True, capture_output=True)
-
-    new = ("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    make(*new, "-keyout", "ca-key.pem", "-out", "ca-cert.pem", "-subj", "/CN=ca", "-days", "2")
-    for whose in ("server", "client"):
-        make(
-            *new, "-keyout", f"{whose}-key.pem", "-out", f"{whose}-cert.pem", "-days", "2",
-            "-subj", f"/CN={whose}", "-addext", "subjectAltName=DNS:localhost",
-            "-addext", "basicConstraints=critical,CA:FALSE",
-            "-CA", "ca-cert.pem", "-CAkey", "ca-key.pem",
-        )  # fmt: skip
-        (folder / f"{whose}-key.pem").chmod(0o600)
-    return folder
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 def starttls(address: tuple[str, int]) -> socket.socket:

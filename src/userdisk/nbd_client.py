@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import struct
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Self
 
-from userdisk.errors import NotReady, UsageError, UserdiskError
+from userdisk import tls
+from userdisk.errors import NotReady, UserdiskError
 from userdisk.nbd.client import ClientTransmission
 from userdisk.nbd.client_negotiation import ClientNegotiation, Found, Listed, NbdError, Wishes
 from userdisk.nbd.client_request import Request, Result
 from userdisk.nbd.uri import Uri
-from userdisk.unit import Buffer
+from userdisk.tls_link import PlainLink, TlsLink
 
 __all__ = ["Client", "ConnectionLost", "Listed", "NbdError", "Request", "Uri", "list_exports"]
 
@@ -55,7 +58,8 @@ class Client:
         self.uri = uri
         self._timeout = timeout
         wishes = replace(wishes or Wishes(), export=uri.export, tls=uri.tls)
-        self._socket, negotiation, rest = _negotiated(uri, wishes, timeout)
+        self._link, negotiation, rest = _negotiated(uri, wishes, timeout)
+        self._socket = self._link.socket
         try:
             assert negotiation.found is not None
             self.found: Found = negotiation.found
@@ -118,7 +122,7 @@ class Client:
             if not late:
                 output = self._stream.encode(request)
                 try:
-                    _send(self._socket, output)
+                    self._link.send(output)
                 except OSError as error:
                     self._give_up(f"the connection broke: {error.strerror or error}")
         if late:
@@ -146,7 +150,7 @@ class Client:
             self._idle.wait_for(lambda: not self._waiting or self._lost, self._timeout)
         if self._lost is None:
             with contextlib.suppress(OSError), self._sending:
-                _send(self._socket, [self._stream.goodbye()])
+                self._link.send([self._stream.goodbye()])
         self._give_up("was closed")
         if threading.current_thread() is not self._receiver:
             self._receiver.join()
@@ -157,7 +161,7 @@ class Client:
     def _receive(self) -> None:
         why = "the server closed the connection"
         try:
-            while size := self._socket.recv_into(self._stream.buffer()):
+            while size := self._link.receive(self._stream.buffer()):
                 self._stream.received(size)
                 self._tell_finished()
         except NbdError as error:
@@ -201,9 +205,9 @@ def list_exports(uri: Uri, *, timeout: float = 10.0) -> list[Listed]:
 
     Blocks for up to `timeout` seconds. Raises `UserdiskError`.
     """
-    sock, negotiation, _ = _negotiated(uri, Wishes(tls=uri.tls, listing=True), timeout)
-    with sock, contextlib.suppress(OSError):
-        _send(sock, negotiation.out)  # ABORT; the server may be gone already
+    link, negotiation, _ = _negotiated(uri, Wishes(tls=uri.tls, listing=True), timeout)
+    with link.socket, contextlib.suppress(OSError):
+        link.send(negotiation.out)  # ABORT; the server may be gone already
     assert negotiation.listed is not None
     return negotiation.listed
 
@@ -219,12 +223,13 @@ def _tell(request: Request) -> None:
 
 def _negotiated(
     uri: Uri, wishes: Wishes, timeout: float
-) -> tuple[socket.socket, ClientNegotiation, bytes]:
+) -> tuple[PlainLink, ClientNegotiation, bytes]:
     """A connection on which all is agreed, and what came after that."""
-    if uri.tls:
-        raise UsageError(f"{uri}: TLS is not available in this client")
+    context = _context(uri) if uri.tls else None
     end = time.monotonic() + timeout
     sock = _connect(uri, timeout)
+    link = PlainLink(sock)
+    room = memoryview(bytearray(1 << 16))
     negotiation = ClientNegotiation(wishes)
     pending = bytearray()
     try:
@@ -233,19 +238,28 @@ def _negotiated(
             if left <= 0:
                 raise TimeoutError
             sock.settimeout(left)
-            data = sock.recv(1 << 16)
-            if not data:
+            size = link.receive(room)
+            if not size:
                 raise NbdError("the server closed the connection")
-            pending += data
+            pending += room[:size]
             used = negotiation.received(memoryview(bytes(pending)))
             del pending[:used]
             if negotiation.out and negotiation.listed is None:
                 output, negotiation.out = negotiation.out, []
-                sock.sendall(b"".join(output))
+                link.send(output)
+            if negotiation.secures:
+                assert context is not None
+                link = TlsLink(sock, context, uri.hostname or uri.host or None)
+                negotiation.secured()
+                output, negotiation.out = negotiation.out, []
+                link.send(output)
         sock.settimeout(timeout)
     except TimeoutError:
         sock.close()
         raise NbdError(f"{uri.where}: no answer in {timeout:g} seconds") from None
+    except ssl.SSLError as error:
+        sock.close()
+        raise NbdError(f"{uri.where}: TLS failed: {_why(error)}") from None
     except OSError as error:
         sock.close()
         raise NbdError(f"{uri.where}: {error.strerror or error}") from None
@@ -255,7 +269,24 @@ def _negotiated(
     except BaseException:
         sock.close()
         raise
-    return sock, negotiation, bytes(pending)
+    return link, negotiation, bytes(pending)
+
+
+def _context(uri: Uri) -> ssl.SSLContext:
+    """Whom to trust, and what to show, as the URI says."""
+    folder = Path(uri.certificates) if uri.certificates else None
+    named = bool(uri.hostname or uri.host)  # a Unix socket has no name of its own
+    context = tls.client_context(folder, verify_name=uri.verify and named)
+    if not uri.verify:
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _why(error: ssl.SSLError) -> str:
+    """What OpenSSL says, in words."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error.verify_message.rstrip(".")
+    return (error.reason or str(error)).lower().replace("_", " ")
 
 
 def _connect(uri: Uri, timeout: float) -> socket.socket:
@@ -286,12 +317,3 @@ def _let_sends_end(sock: socket.socket, seconds: float) -> None:
     sock.settimeout(None)
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(seconds), 0))
-
-
-def _send(sock: socket.socket, buffers: Sequence[Buffer]) -> None:
-    sent = sock.sendmsg(buffers)
-    for buffer in buffers:
-        view = memoryview(buffer).cast("B")
-        if sent < view.nbytes:
-            sock.sendall(view[sent:])
-        sent = max(0, sent - view.nbytes)

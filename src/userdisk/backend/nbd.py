@@ -129,10 +129,12 @@ class NbdUnit(StorageUnit):
 
     def write(self, lba: int, data: memoryview, fua: bool) -> None:
         offset, step = lba * self.block_length, self._step()
+        used = set()
         for at in range(0, data.nbytes, step):
             piece = data[at : at + step]
-            self._store(Request(Command.WRITE, offset + at, data=piece), fua=fua)
-        self._settle(fua)
+            used.add(self._store(Request(Command.WRITE, offset + at, data=piece), fua=fua))
+        if fua:
+            _settle(used)
 
     def flush(self) -> None:
         """Raises `WriteError` once when a lost connection may have taken writes along."""
@@ -161,9 +163,11 @@ class NbdUnit(StorageUnit):
         if TransmissionFlag.SEND_WRITE_ZEROES not in self._connected().flags:
             self.write(lba, memoryview(bytes(blocks * self.block_length)), fua)
             return
+        used = set()
         for offset, length in self._steps(lba, blocks):
-            self._store(Request(Command.WRITE_ZEROES, offset, length), fua=fua)
-        self._settle(fua)
+            used.add(self._store(Request(Command.WRITE_ZEROES, offset, length), fua=fua))
+        if fua:
+            _settle(used)
 
     def extents(self, lba: int, blocks: int) -> Iterable[Extent]:
         """Holes of the server are unmapped blocks; without base:allocation all are mapped."""
@@ -192,8 +196,11 @@ class NbdUnit(StorageUnit):
     def _call(self, request: Request) -> Result:
         return self._connected().call(request, timeout=_ANSWER_SECONDS)
 
-    def _store(self, request: Request, *, fua: bool) -> None:
-        """Send something that changes the disk, and remember that it is not flushed."""
+    def _store(self, request: Request, *, fua: bool) -> Client:
+        """Send something that changes the disk, and remember that it is not flushed.
+
+        Returns the connection that answered.
+        """
         client = self._connected()
         if fua and TransmissionFlag.SEND_FUA in client.flags:
             request.flags |= CommandFlag.FUA
@@ -203,10 +210,7 @@ class NbdUnit(StorageUnit):
                 self._written += 1
                 if client is not self._client:  # answered before the connection was lost
                     self._gone = True
-
-    def _settle(self, fua: bool) -> None:
-        if fua and TransmissionFlag.SEND_FUA not in self._client.flags:
-            self.flush()
+        return client
 
     def _connected(self) -> Client:
         """The connection, or a new one when it was lost."""
@@ -270,6 +274,18 @@ def _block_length(uri: Uri, client: Client, size: int | None, given: int | None)
     if client.size < length:
         raise UsageError(f"{uri}: the export has {client.size} bytes, less than a block")
     return length
+
+
+def _settle(used: set[Client]) -> None:
+    """Make durable what these connections have written, where the server knows no FUA.
+
+    Only they can: the flush of a later connection does not cover what was lost with an earlier one.
+    """
+    for client in used:
+        if TransmissionFlag.SEND_FUA in client.flags:
+            continue
+        if TransmissionFlag.SEND_FLUSH in client.flags:
+            client.call(Request(Command.FLUSH), timeout=_ANSWER_SECONDS)
 
 
 def _data(result: Result) -> bytes | bytearray:
