@@ -17,7 +17,7 @@ from tests.kit.requires import find_program
 #: text and powershell blocks are for other machines: shown, not run.
 _LANGUAGES = {"console", "python", "text", "powershell"}
 #: Programs of others that the documents use.
-_PROGRAMS = ("iscsi-inq", "iscsi-ls", "qemu-img", "qemu-io")
+_PROGRAMS = ("iscsi-inq", "iscsi-ls", "nbdcopy", "nbdinfo", "openssl", "qemu-img", "qemu-io")
 
 _CHECK = "from userdisk.testing import check_storage_unit\ncheck_storage_unit(Disk())\n"
 
