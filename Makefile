@@ -13,7 +13,8 @@ SYSTEM_TESTS := $(wildcard $(addprefix tests/,attach bench cli conformance docs 
 	target/test_*model.py target/test_*oracle.py testing \
 	test_block_sessions.py test_fencing.py test_portal_groups.py test_resize.py \
 	nbd/test_connection.py nbd/test_replay.py nbd/test_transmission.py \
-	test_both_protocols.py test_nbd_both_ends.py test_nbd_client.py test_nbd_edge.py test_server_medium.py))
+	test_both_protocols.py test_nbd_both_ends.py test_nbd_client.py test_nbd_edge.py \
+	test_server_medium.py))
 SOURCES := $(wildcard src tests bench examples)
 
 .DEFAULT_GOAL := help
