@@ -264,15 +264,51 @@ def test_the_largest_payload(replies: Replies) -> None:
         assert budget.take(PROCESS_LIMIT)
 
 
+@each_form
+def test_a_long_write_waits_for_a_slow_unit(replies: Replies) -> None:
+    """What comes behind its piece has a place only when the unit has taken that."""
+    unit = Held(block_count=1 << 14)
+    data = random.Random(9).randbytes(5 << 20)
+    with Link(unit, replies) as link:
+        connection = link.connection
+        waiting = link.request(WRITE, 512, len(data), 0, data)
+        while not connection.paused:
+            room = connection.buffer()
+            count = min(len(room), len(waiting))
+            assert count
+            room[:count], waiting = waiting[:count], waiting[count:]
+            connection.received(count)
+        assert len(waiting) > 3 << 20
+        unit.go.set()
+        link.send(waiting)
+        size = {Replies.SIMPLE: 16, Replies.STRUCTURED: 20, Replies.EXTENDED: 32}[replies]
+        link.take(size)
+        assert unit.memory[512 : 512 + len(data)] == data
+        assert unit.calls["write"] == 5
+
+
+def test_large_reads_wait_for_the_memory_of_those_before_them() -> None:
+    with Link(InlineRamUnit(block_count=1 << 17), budget=MAX_PAYLOAD) as link:
+        connection = link.connection
+        link.send(link.request(READ, 0, MAX_PAYLOAD) + link.request(READ, 0, MAX_PAYLOAD))
+        for second in range(200):  # longer than a silent client may take
+            while connection.tasks.operating:
+                link.wait()
+            connection.tick(second)
+            link.send(b"")
+        assert not connection.closing
+        link.take(2 * (28 + MAX_PAYLOAD))
+
+
 def test_a_client_that_stops_within_a_request_is_ended() -> None:
     for data in (b"\x25", wire.REQUEST.pack(wire.REQUEST_MAGIC, 0, WRITE, bytes(8), 0, 1 << 20)):
         with Link(InlineRamUnit()) as link:
             link.connection.tick(100.0)
             link.send(data)
-            link.connection.tick(101.0)
-            link.connection.tick(101.0 + connection_module.PAYLOAD_LIMIT)
-            assert not link.connection.closing
-            link.connection.tick(101.5 + connection_module.PAYLOAD_LIMIT)
+            for second in range(101, 162):
+                link.connection.tick(second)
+                assert not link.connection.closing
+            link.connection.tick(162)
             assert link.connection.closing
     with Link(InlineRamUnit()) as link:  # one that has nothing to say may be silent
         link.connection.tick(1e6)

@@ -32,6 +32,7 @@ from userdisk.unit import Buffer
 
 _BUFFER = 64 << 10  # bytes, in negotiation
 NEGOTIATION_LIMIT = 30.0  #: seconds from connect to transmission
+_UNSEEN = 5.0  # seconds between ticks, after which nobody knows what the client did
 PAYLOAD_LIMIT = 60.0  #: seconds without a byte in the middle of a request
 
 
@@ -77,7 +78,7 @@ class Connection:
         self._skipped = 0  # bytes of payload that are still to come and of no use
         self._deadline = now + NEGOTIATION_LIMIT
         self._received = self._received_seen = 0
-        self._heard = now
+        self._heard = self._looked = now
         self._take_negotiation()
 
     # -- the owner's side ----------------------------------------------------------------------
@@ -104,10 +105,11 @@ class Connection:
 
     @property
     def paused(self) -> bool:
-        """Enough is under way, or nothing more is wanted."""
-        return self.pending and (
-            self.phase is Phase.LEAVING or self.tasks.full or self.tasks.starved
-        )
+        """Enough is under way, or nothing more is wanted, or what comes next has no place yet."""
+        if not self.pending:
+            return False
+        tasks = self.tasks
+        return self.phase is Phase.LEAVING or tasks.full or tasks.starved or tasks.receiver_works
 
     @property
     def secures(self) -> bool:
@@ -164,6 +166,7 @@ class Connection:
         if self._negotiation is not None:
             self._negotiate()
             return
+        self.tasks.sent()  # the owner has nothing left to send, or it would not call this
         try:
             self._process()
         finally:
@@ -193,14 +196,16 @@ class Connection:
 
     def tick(self, now: float) -> None:
         """Check time limits; call it about once a second. `now` in seconds."""
-        if self._received != self._received_seen:
+        waiting = self._joined is not None and (self.tasks.operating or self.tasks.starved)
+        if self._received != self._received_seen or waiting or now - self._looked > _UNSEEN:
             self._received_seen = self._received
-            self._heard = now
+            self._heard = now  # or it is not the client who keeps the other waiting
+        self._looked = now
         if self.phase is Phase.NEGOTIATION:
             if now > self._deadline:
                 self.fail("the negotiation took too long")
         elif self.phase is Phase.TRANSMISSION:
-            if now - self._heard > PAYLOAD_LIMIT and self._inside and not self.tasks.operating:
+            if now - self._heard > PAYLOAD_LIMIT and self._inside:
                 self.fail(f"no more bytes of a request for {PAYLOAD_LIMIT:g} s")
             elif self.tasks.starved:  # there may be memory again
                 self.resume()

@@ -70,6 +70,11 @@ class Tasks:
         """Whether no request may be taken before another is answered."""
         return len(self._tasks) >= _MOST or self._held >= SESSION_LIMIT
 
+    @property
+    def receiver_works(self) -> bool:
+        """Whether the receiver cannot take more payload before its operation has ended."""
+        return self.receiver is not None and self.receiver.operation is not None
+
     # -- memory --------------------------------------------------------------------------------
 
     def admit(self, request: Request) -> bool:
