@@ -112,7 +112,8 @@ def test_hotspots(row: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert hotspots.main([row, "--seconds", "0.5"]) == 0
     assert os.sched_getaffinity(0) == before
     out = capsys.readouterr().out
-    assert re.search(r"100\.0 % +\| portal\.py _serve", out)  # all of them, with what it calls
+    # nearly all of them, with what it calls: one may be of the connection's first moment
+    assert re.search(r"(100\.0|9\d\.\d) % +\| portal\.py _serve", out)
     assert f"unit.py {'write' if 'write' in row else 'read'}" in out
 
 
