@@ -232,22 +232,45 @@ def test_large_requests_stop_it_earlier_and_leave_no_debt() -> None:
 
 
 def test_without_memory_a_request_waits_until_there_is_some() -> None:
-    with Link(InlineRamUnit(block_count=1 << 14), budget=1 << 20) as link:
+    with Link(InlineRamUnit(block_count=1 << 14), budget=4 << 20) as link:
         connection, budget = link.connection, link.environment.budget
         link.gate.restraint = lambda kind: None  # the general path
-        assert budget.take(1 << 20)
-        link.send(link.request(READ, 0, 1 << 20) + link.request(READ, 0, 512))
+        assert budget.take(4 << 20)
+        link.send(link.request(READ, 0, 4 << 20) + link.request(READ, 0, 512))
         assert connection.paused
         assert not link.received
         connection.tick(1.0)
         assert connection.paused
-        budget.give(1 << 20)
+        budget.give(4 << 20)
         connection.tick(2.0)
+        while connection.tasks.operating:
+            link.wait()
         link.send(b"")
-        link.take(28 + (1 << 20) + 28 + 512)
+        link.take(28 + (4 << 20) + 28 + 512)
         assert not connection.paused
         connection.buffer()
-        assert budget.take(1 << 20)
+        assert budget.take(4 << 20)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_who_holds_nothing_goes_on_whatever_others_hold(kind: str) -> None:
+    unit = KINDS[kind](block_count=1 << 14)
+    data = random.Random(7).randbytes(5 << 20)
+    with Link(unit, budget=4 << 20) as link:
+        connection, budget = link.connection, link.environment.budget
+        assert budget.take(4 << 20)  # by somebody who is slow
+        assert not link.write(0, data)
+        assert link.read(0, 2 << 20) == data[: 2 << 20]
+        requests = [
+            (link.request(READ, number << 19, 1 << 19), number << 19, 1 << 19)
+            for number in range(10)
+        ]
+        got = link.answers(requests)  # no tick was needed
+        assert b"".join(each.data for each in got) == data
+        connection.buffer()
+        budget.give(4 << 20)
+        assert budget.take(4 << 20)  # nobody owes anything
+        assert not budget.take(1)
 
 
 @each_form

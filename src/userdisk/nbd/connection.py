@@ -367,6 +367,7 @@ class Connection:
             self.fail("a WRITE that does not say whether payload follows")
             return False
         if not self.tasks.admit(request):
+            self.more = self.tasks.owes  # its own replies may be in the way
             return False
         incoming.start += layout.size
         incoming.approaching = False

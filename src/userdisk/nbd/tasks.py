@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _MOST = 128  # tasks under way
 _SMALL = 64 << 10  # bytes: what a task holds up to here is bounded by their number
+_ALWAYS = 2 << 20  # bytes that a connection may have whatever others hold: so each one goes on
 
 _PENDING: Final = object()
 
@@ -84,7 +85,8 @@ class Tasks:
             if self._tasks and self._held + cost > SESSION_LIMIT:
                 self.starved = True
                 return False
-            if not self._budget.take(cost):
+            alone = cost <= _ALWAYS and not (self._held or self.owes)
+            if not self._budget.take(cost, force=alone):
                 self.starved = True
                 return False
         self.starved = False
