@@ -162,7 +162,7 @@ def test_a_read_only_export(replies: Replies) -> None:
             assert link.do(*request).error == Error.EPERM
         assert not link.do(FLUSH).error
         assert link.read(0, 512) == bytes(512)
-    assert unit.calls == {"read": 1, "flush": 1}  # the flush of closing the unit
+    assert unit.calls == {"read": 1, "flush": 2}  # one of them of closing the unit
 
 
 @each_form

@@ -218,7 +218,7 @@ def _write(service: Service, request: Request) -> Steps:
 
 
 def _flush(service: Service, request: Request) -> Steps:
-    if service.writable:
+    if not service.gate.parameters.write_protected:  # a reader may ask for what others wrote
         yield Operation(Kind.FLUSH)
     return service.encoder.good(request)
 
