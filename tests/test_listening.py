@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import socket
 import stat
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from userdisk import listening
 from userdisk.errors import UsageError
 from userdisk.listening import Listener
 
@@ -61,3 +66,75 @@ def test_what_cannot_be_a_socket(tmp_path: Path) -> None:
         Listener(Path("/tmp") / ("x" * 108))
     with pytest.raises(UsageError, match="No such file"):
         Listener(tmp_path / "none" / "s")
+
+
+def dead_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
+        dead.bind(str(path))
+
+
+def test_of_many_that_replace_a_dead_one_one_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each finds the dead socket; who removes it must not remove what another just made of it."""
+    probe = listening._make_room
+
+    def slow(path: Path, where: str) -> None:
+        probe(path, where)
+        time.sleep(0.01)  # everybody else looks now, too
+
+    monkeypatch.setattr(listening, "_make_room", slow)
+    path = tmp_path / "s"
+    dead_socket(path)
+    start = threading.Barrier(4)
+    won: list[Listener] = []
+    lost: list[str] = []
+
+    def listen() -> None:
+        start.wait(10)
+        try:
+            won.append(Listener(path))
+        except UsageError as error:
+            lost.append(str(error))
+
+    threads = [threading.Thread(target=listen) for _ in range(4)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join(30)
+    assert len(won) == 1
+    assert lost == [f"cannot listen on unix:{path}: another server listens there"] * 3
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.connect(str(path))
+    won[0].close()
+
+
+def test_who_keeps_the_folder_locked_keeps_nobody_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listening, "_PATIENCE", 0.05)
+    folder = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    dead_socket(tmp_path / "s")
+    listener = Listener(tmp_path / "s")
+    os.close(folder)
+    listener.close()
+
+
+def test_the_file_goes_while_its_socket_still_listens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else another server could replace it between the look and the removal."""
+    path = tmp_path / "s"
+    listener = Listener(path)
+    remove = os.unlink
+
+    def unlink(found: Path) -> None:
+        with pytest.raises(UsageError, match="another server listens there"):
+            Listener(path)
+        remove(found)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    listener.close()
+    monkeypatch.undo()
+    assert not path.exists()

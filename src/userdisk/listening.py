@@ -7,9 +7,16 @@ import errno
 import os
 import socket
 import stat
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from userdisk.errors import UsageError
+
+try:
+    import fcntl
+except ImportError:  # no such locks on this system
+    fcntl = None  # type: ignore[assignment]
 
 #: (host, port), or the path of a Unix socket
 Address = tuple[str, int] | Path | str
@@ -17,6 +24,7 @@ Address = tuple[str, int] | Path | str
 _BACKLOG = 64
 _LONGEST_PATH = 107  # bytes, of sun_path without its end
 _PROBE = 1.0  # seconds for a server to take a connection
+_PATIENCE = 3.0  # seconds to wait for others that begin to listen in the same folder
 
 
 class Listener:
@@ -40,13 +48,13 @@ class Listener:
 
     def close(self) -> None:
         """Stop listening; remove the file of a Unix socket, if it is still ours."""
-        with contextlib.suppress(OSError):
-            self.socket.shutdown(socket.SHUT_RDWR)  # wakes who waits in accept
-        if isinstance(self.address, Path):
+        if isinstance(self.address, Path):  # while it still listens: so nobody replaces it now
             with contextlib.suppress(OSError):
                 status = os.lstat(self.address)
                 if (status.st_dev, status.st_ino) == self._file:
                     os.unlink(self.address)
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)  # wakes who waits in accept
         self.socket.close()
 
 
@@ -85,10 +93,11 @@ def _unix(path: Path, where: str) -> socket.socket:
         raise UsageError(f"cannot listen on {where}: the path is longer than {_LONGEST_PATH} bytes")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        _make_room(path, where)
-        sock.bind(os.fspath(path))
-        os.chmod(path, 0o600)  # before anybody can connect: it does not listen yet
-        sock.listen(_BACKLOG)
+        with _alone_in(path.parent):
+            _make_room(path, where)
+            sock.bind(os.fspath(path))
+            os.chmod(path, 0o600)  # before anybody can connect: it does not listen yet
+            sock.listen(_BACKLOG)
     except OSError as error:
         sock.close()
         raise UsageError(f"cannot listen on {where}: {error.strerror}") from None
@@ -96,6 +105,37 @@ def _unix(path: Path, where: str) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Lock a folder: of two that find a dead socket there, one replaces it, the other then sees it.
+
+    Who cannot have the lock in time goes on: whoever may open the folder could keep it for ever.
+    """
+    descriptor = -1
+    try:
+        if fcntl is not None:
+            with contextlib.suppress(OSError):  # not ours to read: as without locks
+                descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+                _lock(descriptor)
+        yield
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    assert fcntl is not None
+    end = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > end:
+                return
+            time.sleep(0.01)
 
 
 def _make_room(path: Path, where: str) -> None:
