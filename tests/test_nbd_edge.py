@@ -6,6 +6,7 @@ import os
 import socket
 import ssl
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ import pytest
 from tests.kit.certificates import make_certificates
 from tests.kit.requires import requires
 from tests.kit.sockets import eventually
-from tests.kit.units import InlineRamUnit
+from tests.kit.units import InlineRamUnit, RamUnit
 from userdisk import portal as portal_module
 from userdisk.errors import UsageError
 from userdisk.gate import Gate
@@ -27,6 +28,7 @@ from userdisk.server import Server
 from userdisk.tls import ServerTls, client_context
 from userdisk.tls_stream import TlsStream
 from userdisk.transport import prepare
+from userdisk.unit import StorageUnit
 
 OPTION = struct.Struct(">8sII")
 GO, STARTTLS = 7, 5
@@ -45,8 +47,10 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def serving(tls: ServerTls | None = None) -> Iterator[tuple[Server, tuple[str, int]]]:
-    export = Export("disk", Gate(InlineRamUnit()))
+def serving(
+    tls: ServerTls | None = None, unit: StorageUnit | None = None
+) -> Iterator[tuple[Server, tuple[str, int]]]:
+    export = Export("disk", Gate(unit or InlineRamUnit()))
     server = Server([], listen=(), exports=[export], nbd=[("127.0.0.1", 0)], tls=tls)
     assert server.start() == []
     (address,) = server.nbd_addresses
@@ -94,6 +98,10 @@ def goes(sock: Any) -> None:
     sock.sendall(struct.pack(">IHHQQI", 0x25609513, 0, 0, 7, 0, 512))
     assert exactly(sock, 16) == struct.pack(">IIQ", 0x67446698, 0, 7)
     assert exactly(sock, 512) == bytes(512)
+
+
+def request(command: int, cookie: int, offset: int, length: int, data: bytes = b"") -> bytes:
+    return struct.pack(">IHHQQI", 0x25609513, 0, command, cookie, offset, length) + data
 
 
 def test_silent_connections_keep_nobody_out() -> None:
@@ -233,3 +241,131 @@ def test_much_data_both_ways(certificates: Path) -> None:
     assert count == 0
     here.close()
     there.close()
+
+
+# -- slow peers, slow units ------------------------------------------------------------------------
+
+
+def test_who_reads_too_slowly_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A little of it, again and again, does not keep the memory of a long read for ever."""
+    monkeypatch.setattr(portal_module, "STALL_LIMIT", 0.2)
+    monkeypatch.setattr(portal_module, "LEAST_RATE", 1 << 30)
+    unit = InlineRamUnit(block_count=1 << 16)
+    with serving(unit=unit) as (server, address), greeted(address) as sock:
+        goes(sock)
+        sock.sendall(request(0, 8, 0, 32 << 20))
+        received = 0
+        while more := sock.recv(32 << 10):
+            received += len(more)
+            time.sleep(0.01)  # 512 pieces of 64 KiB: ten times as long as it may take
+        assert 0 < received < 32 << 20
+        eventually(lambda: not server._portals._owners)
+
+
+class Stepped(RamUnit):
+    """Each operation waits until it may go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turns = threading.Semaphore(1)  # for the first read of a test
+
+    def _begin(self, name: str, lba: int = 0, blocks: int = 0, fua: bool = False) -> None:
+        if name in ("read", "write"):
+            assert self.turns.acquire(timeout=20)
+        super()._begin(name, lba, blocks, fua)
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_who_is_gone_is_noticed_though_nothing_is_received(leaves: bool) -> None:
+    """What is asked for stays undone: the answers cannot be sent any more."""
+    unit = Stepped()
+    with serving(unit=unit) as (server, address):
+        with greeted(address) as sock:
+            goes(sock)
+            (owner,) = server._portals._owners
+            count = 100 if leaves else 1000
+            sock.sendall(b"".join(request(0, at, 0, 512) for at in range(count)))
+            if leaves:
+                sock.sendall(request(2, 0, 0, 0))
+            eventually(lambda: owner.connection.paused)
+        steps = 0
+        while server._portals._owners:
+            unit.turns.release()
+            steps += 1
+            assert steps < 100
+            time.sleep(0.02)
+        assert unit.calls["read"] < 60
+
+
+@needs_openssl
+def test_a_slow_unit_inside_tls(certificates: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits decrypted while the unit works is not forgotten, nor asked for in vain."""
+    unit = RamUnit(block_count=1 << 15, max_transfer_length=256 << 10)
+    unit.fault = lambda name, lba, blocks: time.sleep(0.001)
+    requests, lengths = [], {}
+    model = bytearray(16 << 20)
+    for number in range(400):
+        long = number % 40 == 0
+        if number % 3 == 0:
+            at, size = ((8 << 20) + number * 12800, 3 << 19) if long else (number * 20480, 512)
+            data = os.urandom(size)
+            model[at : at + size] = data
+            requests.append(request(1, number, at, size, data))
+            lengths[number] = 0
+        else:
+            lengths[number] = size = 1 << 19 if long else 512
+            requests.append(request(0, number, 14 << 20, size))
+    calls = 0
+    receive = TlsStream.receive
+
+    def counted(stream: TlsStream, buffer: memoryview) -> int:
+        nonlocal calls
+        calls += stream._tls.server_side
+        return receive(stream, buffer)
+
+    monkeypatch.setattr(TlsStream, "receive", counted)
+    everything = b"".join(requests)
+    with serving(ServerTls(certificates), unit) as (_, address):
+        sock = starttls(address)
+        client = TlsStream(
+            sock, client_context(certificates), server_side=False, server_hostname="localhost"
+        )
+        prepare(sock, 0.02, 60)
+        talk = Talk(client)
+        talk.goes()
+        client.send([everything])
+        while lengths:
+            magic, error, cookie = struct.unpack(">IIQ", talk.exactly(16))
+            assert (magic, error) == (0x67446698, 0)
+            talk.exactly(lengths.pop(cookie))
+        sock.close()
+    assert unit.memory == model
+    assert calls < 20 * len(everything) // 4096
+
+
+class Talk:
+    """A client of one thread inside TLS: sends what it can whenever it waits."""
+
+    def __init__(self, stream: TlsStream) -> None:
+        self._stream = stream
+        self._received = bytearray()
+        self._room = memoryview(bytearray(65536))
+
+    def exactly(self, count: int) -> bytes:
+        while len(self._received) < count:
+            if self._stream.rest:
+                self._stream.flush()
+            size = self._stream.receive(self._room)
+            assert size, "the connection has ended"
+            self._received += self._room[: max(size, 0)]
+        data = bytes(self._received[:count])
+        del self._received[:count]
+        return data
+
+    def goes(self) -> None:
+        self._stream.receive(self._room[:0])
+        self._stream.send([GO_DISK])
+        kind = 0
+        while kind != ACK:
+            _, _, kind, length = struct.unpack(">QIII", self.exactly(REPLY))
+            self.exactly(length)

@@ -29,6 +29,7 @@ log = logging.getLogger("userdisk")
 
 TICK = 1.0  #: seconds between looks at time limits
 STALL_LIMIT = 60.0  #: seconds that a peer may leave our output unread
+LEAST_RATE = 32 << 10  #: bytes/s that it must read on average after that
 USER_TIMEOUT = 60.0  #: seconds that sent data may stay unacknowledged
 _LINGER = 1.0  # seconds for the peer to take the last output
 _UNIX = getattr(socket, "AF_UNIX", None)
@@ -114,7 +115,7 @@ class Owner:
 
     def _serve(self) -> None:
         connection, sock, inbox, stream = self.connection, self._sock, self._inbox, self._stream
-        stalled = 0.0
+        stalled = due = 0.0
         while True:
             if inbox:
                 self._serve_inbox()
@@ -124,8 +125,10 @@ class Owner:
             if not stream.rest and out.buffers:
                 live, size = out.live, out.size
                 stream.send(connection.take_output(), size, live=live)
+                if stream.rest:
+                    due = _due(size)
             if stream.rest:
-                stalled = self._wait_writable(stalled)
+                stalled = self._wait_writable(stalled, due)
                 stream.flush()
                 continue
             if connection.closing:
@@ -156,6 +159,7 @@ class Owner:
                     live, size = out.live, out.size
                     stream.send(connection.take_output(), size, live=live)
                     if stream.rest:
+                        due = _due(size)
                         break
                 count = stream.receive(view)
             if count == 0:
@@ -163,12 +167,15 @@ class Owner:
             if count < 0:
                 connection.tick(time.monotonic())
 
-    def _wait_writable(self, stalled: float) -> float:
+    def _wait_writable(self, stalled: float, due: float) -> float:
         """Wait until the peer reads, a tick at most; returns for how long it has not, in seconds.
 
-        Raises TimeoutError.
+        Raises TimeoutError, also when the output is not sent by `due`: somebody who takes a byte
+        now and then would keep its memory from others.
         """
         now = time.monotonic()
+        if now > due:
+            raise TimeoutError(f"read less than {LEAST_RATE >> 10} KiB/s")
         if self._waker.wait(self._sock, TICK, writing=True):
             return 0.0
         stalled += time.monotonic() - now
@@ -196,6 +203,11 @@ class Owner:
         while time.monotonic() < end:
             if self._waker.wait(self._sock, 0.1) and not transport.receive(self._sock, scratch):
                 return
+
+
+def _due(size: int) -> float:
+    """When output of so many bytes must have been read, of the monotonic clock."""
+    return time.monotonic() + STALL_LIMIT + size / LEAST_RATE
 
 
 class _Ends(NamedTuple):
