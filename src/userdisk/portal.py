@@ -115,7 +115,7 @@ class Owner:
 
     def _serve(self) -> None:
         connection, sock, inbox, stream = self.connection, self._sock, self._inbox, self._stream
-        stalled = due = 0.0
+        stalled, due, size = 0.0, 0.0, 0
         while True:
             if inbox:
                 self._serve_inbox()
@@ -125,9 +125,9 @@ class Owner:
             if not stream.rest and out.buffers:
                 live, size = out.live, out.size
                 stream.send(connection.take_output(), size, live=live)
-                if stream.rest:
-                    due = _due(size)
+                due = 0.0
             if stream.rest:
+                due = due or _due(size)
                 stalled = self._wait_writable(stalled, due)
                 stream.flush()
                 continue
@@ -158,8 +158,8 @@ class Owner:
                 if out.buffers:
                     live, size = out.live, out.size
                     stream.send(connection.take_output(), size, live=live)
+                    due = 0.0
                     if stream.rest:
-                        due = _due(size)
                         break
                 count = stream.receive(view)
             if count == 0:
