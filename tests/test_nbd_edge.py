@@ -248,8 +248,8 @@ def test_much_data_both_ways(certificates: Path) -> None:
 
 def test_who_reads_too_slowly_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """A little of it, again and again, does not keep the memory of a long read for ever."""
-    monkeypatch.setattr(portal_module, "STALL_LIMIT", 0.2)
-    monkeypatch.setattr(portal_module, "LEAST_RATE", 1 << 30)
+    assert portal_module._due(1 << 20) - time.monotonic() == pytest.approx(60 + 32, abs=10)
+    monkeypatch.setattr(portal_module, "_due", lambda size: time.monotonic() + 0.2)
     unit = InlineRamUnit(block_count=1 << 16)
     with serving(unit=unit) as (server, address), greeted(address) as sock:
         goes(sock)
