@@ -75,6 +75,7 @@ class Connection:
         self._buffer = bytearray(_BUFFER)
         self._filled = 0
         self._held: Gate | None = None
+        self._landing: Request | None = None  # a plain WRITE whose data is being received
         self._skipped = 0  # bytes of payload that are still to come and of no use
         self._deadline = now + NEGOTIATION_LIMIT
         self._received = self._received_seen = 0
@@ -131,6 +132,7 @@ class Connection:
         self.quiet = (
             self.phase is Phase.TRANSMISSION
             and not (self.tasks.count or self._skipped or incoming.approaching)
+            and self._landing is None
             and incoming.start == incoming.end
         )
         return incoming.room()
@@ -231,6 +233,7 @@ class Connection:
         self.reason = self.reason or reason
         self.take_output()
         if self._joined is not None:
+            self._drop_landing()
             self.tasks.abandon()
 
     @property
@@ -318,13 +321,15 @@ class Connection:
     @property
     def _inside(self) -> bool:
         """Whether part of a request has come."""
-        return bool(self._skipped or self.tasks.receiver) or (
+        return bool(self._skipped or self._landing or self.tasks.receiver) or (
             self.incoming.start != self.incoming.end
         )
 
     def _process(self) -> None:
         incoming, tasks, out = self.incoming, self.tasks, self.out
         while self.phase is Phase.TRANSMISSION:
+            if self._landing is not None and not self._land(self._landing):
+                return
             if self._skipped:
                 self._skipped -= incoming.skip(self._skipped)
                 if self._skipped:
@@ -374,8 +379,26 @@ class Connection:
         if request.command == Command.DISC:
             self._leave("disconnected by the client")
             return False
-        self.tasks.start(request, payload)
+        if payload and fast_path.lands(service, request):
+            self._landing = request
+        else:
+            self.tasks.start(request, payload)
         return True
+
+    def _land(self, request: Request) -> bool:
+        """Go on with a plain WRITE, if all of its data is here."""
+        if not self.incoming.has(request.length):
+            return False
+        self._landing = None
+        if not fast_path.landed(self, request):
+            self.tasks.start(request, request.length)
+        return True
+
+    def _drop_landing(self) -> None:
+        if self._landing is not None:
+            self.incoming.drop_landing()
+            self.tasks.forgo(self._landing)
+            self._landing = None
 
     def _payload(self, request: Request, extended: bool) -> int:
         """Bytes that follow the request."""
@@ -390,6 +413,7 @@ class Connection:
     def _leave(self, reason: str) -> None:
         self.phase = Phase.LEAVING
         self.reason = reason
+        self._drop_landing()
         self.tasks.drop_receiver()
         self._left()
 

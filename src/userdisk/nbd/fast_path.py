@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from userdisk.nbd import wire
+from userdisk.nbd.incoming import LANDING
 from userdisk.nbd.outgoing import OUTPUT_BUFFERS, OUTPUT_BYTES
 from userdisk.nbd.replies import Replies, Request
 from userdisk.nbd.wire import DONE, Chunk, Command, CommandFlag
@@ -245,3 +246,42 @@ def run(connection: Connection) -> None:
     if writes:
         counters.writes += writes
         counters.written_bytes += written
+
+
+def lands(service: Service, request: Request) -> bool:
+    """Whether an admitted WRITE is plain, and the unit may get its data when all of it is here."""
+    offset, length = request.offset, request.length
+    return (
+        request.command == Command.WRITE
+        and not request.flags & ~CommandFlag.PAYLOAD_LEN.value
+        and LANDING <= length <= service.fast_write
+        and not (offset | length) & (service.block_length - 1)
+        and offset + length <= min(service.size, service.gate.parameters.size)
+    )
+
+
+def landed(connection: Connection, request: Request) -> bool:
+    """Its data is here: write it. False: that is not so plain any more, and nothing was done."""
+    service, out, tasks = connection.service, connection.out, connection.tasks
+    gate = service.gate
+    if request.offset + request.length > gate.parameters.size:
+        return False
+    if gate.restraint is not None or not connection.enter(gate) or gate.restraint is not None:
+        return False
+    piece = connection.incoming.take(request.length)
+    assert piece is not None, "called when it is here"
+    if out.live:
+        out.settle()
+    try:
+        gate.unit.write(request.offset >> service.shift, piece.view, False)
+    except BaseException as error:
+        tasks.fail(request, Kind.WRITE, error)
+    else:
+        out.add(service.encoder.good(request))
+        counters = connection.counters[gate]
+        counters.writes += 1
+        counters.written_bytes += request.length
+    if piece.buffer is not None:
+        connection.environment.buffers.give(piece.buffer)
+    tasks.forgo(request)
+    return True

@@ -9,7 +9,7 @@ from __future__ import annotations
 from userdisk.budget import Buffers
 
 _SIZE = 256 << 10  # bytes of the receive buffer
-_LANDING = 16 << 10  # a piece of this size on lands
+LANDING = 16 << 10  #: bytes: a piece of this size on lands
 _APPROACH = 4 << 10  # received at once when a piece is about to land
 _LEAST_ROOM = 32 << 10  # else what is left over is moved to the front
 
@@ -67,33 +67,40 @@ class Incoming:
         self._landed += count
         return self._landed == self._size
 
-    def take(self, size: int) -> Piece | None:
-        """The next `size` bytes, if they are here; else they land, if they are many.
-
-        None: ask again, for as many, when more has come.
-        """
-        landing = self._landing
-        if landing is not None:
-            if self._landed < self._size:
-                return None
-            self._landing = None
-            return Piece(memoryview(landing)[:size].toreadonly(), landing)
+    def has(self, size: int) -> bool:
+        """Whether the next `size` bytes are here; if not and they are many, they land."""
+        if self._landing is not None:
+            return self._landed == self._size
         start, here = self.start, self.end - self.start
         if here >= size:
-            self.start = start + size
-            return Piece(self.view[start : start + size], None)
-        if size >= _LANDING:
+            return True
+        if size >= LANDING:
             landing = self._buffers.take(size)
             landing[:here] = self._writable[start : start + here]
             self._landing, self._size, self._landed = landing, size, here
             self.start = self.end = 0
             self.approaching = True
-        return None
+        return False
+
+    def take(self, size: int) -> Piece | None:
+        """The next `size` bytes, if they are here; else as `has`: ask again when more has come."""
+        if not self.has(size):
+            return None
+        landing = self._landing
+        if landing is not None:
+            self._landing = None
+            return Piece(memoryview(landing)[:size].toreadonly(), landing)
+        start = self.start
+        self.start = start + size
+        return Piece(self.view[start : start + size], None)
 
     def skip(self, most: int) -> int:
         """Drop up to `most` of the bytes that are here; returns how many."""
-        count = min(most, self.end - self.start)
-        self.start += count
+        if self._landing is not None:  # it has been received in vain
+            count = self._size - self.drop_landing()
+        else:
+            count = min(most, self.end - self.start)
+            self.start += count
         return count
 
     def drop_landing(self) -> int:

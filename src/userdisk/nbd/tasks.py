@@ -92,6 +92,10 @@ class Tasks:
         self.starved = False
         return True
 
+    def forgo(self, request: Request) -> None:
+        """An admitted request ends without a task."""
+        self._release(self._cost(request), queued=False)
+
     def _cost(self, request: Request) -> int:
         if request.command == Command.WRITE:
             return min(request.length, self._service.piece)
