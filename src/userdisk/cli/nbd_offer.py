@@ -12,6 +12,7 @@ from urllib.parse import quote
 from userdisk.cli.names import parse_portal, portal_text
 from userdisk.cli.units import unit_name
 from userdisk.errors import UsageError
+from userdisk.tls import ServerTls
 
 DEFAULT_PORT = 10809
 DEFAULT_ADDRESS = f"127.0.0.1:{DEFAULT_PORT}"
@@ -25,7 +26,8 @@ class NbdOffer(NamedTuple):
 
     export: str
     address: Address
-    tls: bool = False  #: clients have to encrypt
+    tls: bool = False  #: clients encrypt
+    certificate: bool = False  #: and show a certificate of their own
 
     @property
     def uri(self) -> str:
@@ -82,6 +84,16 @@ def export_names(specs: Sequence[str], given: Sequence[str]) -> list[str]:
     return names
 
 
+def offers_of(export: str, address: Address, tls: ServerTls | None) -> list[NbdOffer]:
+    """The ways to an export: as it is, encrypted, or both."""
+    offers = [NbdOffer(export, address)]
+    if tls is not None:
+        offers.append(NbdOffer(export, address, True, tls.verify_peer))
+        if tls.required:
+            del offers[0]
+    return offers
+
+
 def nbd_text(offer: NbdOffer) -> str:
     """The commands for every client, as a paragraph of text."""
     return "\n".join(["NBD", *(f"    {line}" for line in _commands(offer)), ""])
@@ -90,18 +102,29 @@ def nbd_text(offer: NbdOffer) -> str:
 def _commands(offer: NbdOffer) -> Iterator[str]:
     uri = shlex.quote(offer.uri)
     address, name = offer.address, shlex.quote(offer.export)
+    by_path = not isinstance(address, tuple)
     extra = ""
     if offer.tls:
-        yield "# CERTS: a folder with ca-cert.pem; client-cert.pem, client-key.pem if asked for"
+        also = ", client-cert.pem and client-key.pem" if offer.certificate else ""
+        yield f"# CERTS: a folder with ca-cert.pem{also}"
+        if by_path:  # no host is named, so clients cannot know whose certificate to expect
+            yield "# localhost: a name in the server's certificate"
         extra = " -enable-tls -cacertfile CERTS/ca-cert.pem"
-        uri_tls = offer.uri + ("&" if "?" in offer.uri else "?") + "tls-certificates=CERTS"
-        uri = shlex.quote(uri_tls)
+        if offer.certificate:
+            extra += " -certfile CERTS/client-cert.pem -keyfile CERTS/client-key.pem"
+        parameters = "tls-certificates=CERTS"
+        if by_path:
+            extra += " -tlshostname localhost"
+            parameters += "&tls-hostname=localhost"
+        uri = shlex.quote(offer.uri + ("&" if by_path else "?") + parameters)
     yield f"nbdinfo {uri}"
     yield f"nbdcopy {uri} copy.img"
     if offer.tls:
         where = _server(address)
         tls = "--object tls-creds-x509,id=tls0,endpoint=client,dir=CERTS"
         options = f"driver=nbd,{where},export={_comma(offer.export)},tls-creds=tls0"
+        if by_path:
+            options += ",tls-hostname=localhost"
         yield f"qemu-img info {tls} --image-opts {shlex.quote(options)}"
     else:
         yield f"qemu-img info {uri}"

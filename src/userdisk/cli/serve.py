@@ -30,9 +30,9 @@ from userdisk.cli.names import (
 )
 from userdisk.cli.nbd_offer import (
     DEFAULT_ADDRESS,
-    NbdOffer,
     export_names,
     nbd_text,
+    offers_of,
     parse_address,
 )
 from userdisk.cli.running import Signals
@@ -259,13 +259,12 @@ def _print_nbd(
     bound: Sequence[Address],
     tls: ServerTls | None,
 ) -> None:
-    required = tls is not None and tls.required
-    offers = [[NbdOffer(name, _reached(address), required) for name in names] for address in bound]
-    for of_address in offers:
-        for offer, lu in zip(of_address, lus, strict=True):
-            click.echo(f"{offer.uri}\n    {_describe(lu)}")
+    for address in bound:
+        for name, lu in zip(names, lus, strict=True):
+            uris = [offer.uri for offer in offers_of(name, _reached(address), tls)]
+            click.echo("\n".join([*uris, f"    {_describe(lu)}"]))
     click.echo()
-    click.echo(nbd_text(offers[0][0]))
+    click.echo(nbd_text(offers_of(names[0], _reached(bound[0]), tls)[-1]))
     beyond = [
         portal_text(*address)
         for address in bound
