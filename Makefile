@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 # Slow, or needs programs of other projects; everything else is the unit part.
-SYSTEM_TESTS := $(wildcard $(addprefix tests/,attach bench cli conformance docs interop guest \
+SYSTEM_TESTS := $(wildcard $(addprefix tests/,attach bench cli conformance docs dotnet interop guest \
 	iscsi/test_fuzz*.py target/test_*fuzz.py test_fuzz_coverage.py test_conftest.py \
 	target/test_*model.py target/test_*oracle.py testing \
 	test_block_sessions.py test_fencing.py test_portal_groups.py test_resize.py \
@@ -18,7 +18,7 @@ SYSTEM_TESTS := $(wildcard $(addprefix tests/,attach bench cli conformance docs 
 SOURCES := $(wildcard src tests bench examples)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages check format unit test conformance fuzz bench demo clean
+.PHONY: help setup packages check format unit test conformance fuzz bench demo dotnet clean
 
 help: ## this text
 	@echo 'make TARGET, where TARGET is one of'
@@ -83,10 +83,13 @@ fuzz: setup ## fuzz PDUs and commands longer, with new inputs; which lines that 
 bench: setup packages ## measure against other servers and the socket limit; BENCH='--quick' for a short run
 	$(BIN)/python -m bench.run $(BENCH)
 
+dotnet: ## build the C# library and its samples, with Mono's compiler
+	$(MAKE) -C dotnet
+
 demo: $(VENV)/usable ## see a Python class become a disk, in under a minute
 	$(BIN)/python examples/demo.py
 
 clean: ## remove the environment, caches and what was built
-	rm -rf $(VENV) build dist bench/bin src/*.egg-info .mypy_cache .ruff_cache .pytest_cache \
+	rm -rf $(VENV) build dist bench/bin dotnet/bin src/*.egg-info .mypy_cache .ruff_cache .pytest_cache \
 	  .hypothesis .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
