@@ -302,7 +302,9 @@ class Tasks:
             counters.reads += 1
             counters.read_bytes += size
             if here and gate.unit.live_reads:
-                if gate.shared or not gate.all_inline or size != task.request.length:
+                alone = gate.all_inline and not gate.shared
+                view = type(data) is memoryview  # else nobody would copy it later
+                if not (alone and view and size == task.request.length):
                     return bytes(data)
                 self._connection.out.live = True
             return data
