@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 
 from userdisk.scsi import fields
 from userdisk.scsi.fields import Field
 
 _MAX_U32 = (1 << 32) - 1
+
+SHORT_LENGTH = 8
+SHORT: Sequence[Field] = (
+    Field("RETURNED LOGICAL BLOCK ADDRESS", 0, 32),
+    Field("LOGICAL BLOCK LENGTH IN BYTES", 4, 32),
+)
 
 LONG_LENGTH = 32
 LONG: Sequence[Field] = (
@@ -27,7 +32,14 @@ LONG: Sequence[Field] = (
 
 def short(block_count: int, block_length: int) -> bytes:
     """READ CAPACITY(10) data; FFFFFFFFh tells the initiator to use READ CAPACITY(16)."""
-    return struct.pack(">II", min(block_count - 1, _MAX_U32), block_length)
+    return fields.encode(
+        SHORT_LENGTH,
+        SHORT,
+        {
+            "RETURNED LOGICAL BLOCK ADDRESS": min(block_count - 1, _MAX_U32),
+            "LOGICAL BLOCK LENGTH IN BYTES": block_length,
+        },
+    )
 
 
 def long(

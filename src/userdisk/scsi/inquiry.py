@@ -30,19 +30,28 @@ STANDARD: Sequence[Field] = (
     Field("RESPONSE DATA FORMAT", 3, 4, 3),
     Field("ADDITIONAL LENGTH", 4),
     Field("SCCS", 5, 1, 7),
+    Field("ACC", 5, 1, 6),
     Field("TPGS", 5, 2, 5),
     Field("3PC", 5, 1, 3),
     Field("PROTECT", 5, 1, 0),
+    Field("BQUE", 6, 1, 7),
     Field("ENCSERV", 6, 1, 6),
     Field("MULTIP", 6, 1, 4),
+    Field("MCHNGR", 6, 1, 3),
+    Field("ADDR16", 6, 1, 0),
+    Field("WBUS16", 7, 1, 5),
+    Field("SYNC", 7, 1, 4),
+    Field("LINKED", 7, 1, 3),
     Field("CMDQUE", 7, 1, 1),
     Field("T10 VENDOR IDENTIFICATION", 8, 64, form=Form.TEXT),
     Field("PRODUCT IDENTIFICATION", 16, 128, form=Form.TEXT),
     Field("PRODUCT REVISION LEVEL", 32, 32, form=Form.TEXT),
+    Field("VENDOR SPECIFIC", 36, 160, form=Form.BYTES),
     *(Field(f"VERSION DESCRIPTOR {n + 1}", 58 + 2 * n, 16) for n in range(8)),
 )
 
-_HEADER = (
+HEADER_LENGTH = 4
+HEADER: Sequence[Field] = (
     Field("PERIPHERAL QUALIFIER", 0, 3),
     Field("PERIPHERAL DEVICE TYPE", 0, 5, 4),
     Field("PAGE CODE", 1),
@@ -51,7 +60,7 @@ _HEADER = (
 
 EXTENDED_LENGTH = 64
 EXTENDED: Sequence[Field] = (
-    *_HEADER,
+    *HEADER,
     Field("ACTIVATE_MICROCODE", 4, 2),
     Field("SPT", 4, 3, 5),
     Field("GRD_CHK", 4, 1, 2),
@@ -81,7 +90,7 @@ EXTENDED: Sequence[Field] = (
 
 BLOCK_LIMITS_LENGTH = 64
 BLOCK_LIMITS: Sequence[Field] = (
-    *_HEADER,
+    *HEADER,
     Field("WSNZ", 4, 1, 0),
     Field("MAXIMUM COMPARE AND WRITE LENGTH", 5),
     Field("OPTIMAL TRANSFER LENGTH GRANULARITY", 6, 16),
@@ -103,7 +112,7 @@ BLOCK_LIMITS: Sequence[Field] = (
 
 CHARACTERISTICS_LENGTH = 64
 CHARACTERISTICS: Sequence[Field] = (
-    *_HEADER,
+    *HEADER,
     Field("MEDIUM ROTATION RATE", 4, 16),
     Field("PRODUCT TYPE", 6),
     Field("WABEREQ", 7, 2, 7),
@@ -115,7 +124,7 @@ CHARACTERISTICS: Sequence[Field] = (
 
 PROVISIONING_LENGTH = 8
 PROVISIONING: Sequence[Field] = (
-    *_HEADER,
+    *HEADER,
     Field("THRESHOLD EXPONENT", 4),
     Field("LBPU", 5, 1, 7),
     Field("LBPWS", 5, 1, 6),
@@ -180,6 +189,16 @@ def fixed_page(page: int, values: dict[str, Value]) -> bytes:
 
 _ISCSI = 5  # PROTOCOL IDENTIFIER
 
+DESIGNATOR_LENGTH = 4  #: of its header
+DESIGNATOR: Sequence[Field] = (
+    Field("PROTOCOL IDENTIFIER", 0, 4),
+    Field("CODE SET", 0, 4, 3),
+    Field("PIV", 1, 1, 7),
+    Field("ASSOCIATION", 1, 2, 5),
+    Field("IDENTIFIER TYPE", 1, 4, 3),
+    Field("IDENTIFIER LENGTH", 3),
+)
+
 
 class Designator(NamedTuple):
     """One name of a logical unit, target port or target device (SPC-5 7.7.6)."""
@@ -191,12 +210,15 @@ class Designator(NamedTuple):
 
     def encode(self) -> bytes:
         """The designation descriptor; ports and devices carry iSCSI as their protocol."""
-        protocol, piv = (_ISCSI << 4, 0x80) if self.association else (0, 0)
-        return (
-            bytes([protocol | self.code_set, piv | self.association << 4 | self.kind, 0])
-            + bytes([len(self.value)])
-            + self.value
-        )
+        values: dict[str, Value] = {
+            "CODE SET": self.code_set,
+            "ASSOCIATION": self.association,
+            "IDENTIFIER TYPE": self.kind,
+            "IDENTIFIER LENGTH": len(self.value),
+        }
+        if self.association:
+            values |= {"PROTOCOL IDENTIFIER": _ISCSI, "PIV": 1}
+        return fields.encode(DESIGNATOR_LENGTH, DESIGNATOR, values) + self.value
 
     @classmethod
     def decode_all(cls, body: bytes) -> list[Designator]:

@@ -9,6 +9,9 @@ import struct
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from userdisk.scsi import fields
+from userdisk.scsi.fields import Field
+
 SUPPORTED_PAGES = 0x00
 WRITE_ERRORS = 0x02
 READ_ERRORS = 0x03
@@ -24,8 +27,24 @@ THRESHOLD, CUMULATIVE, DEFAULT_THRESHOLD, DEFAULT_CUMULATIVE = range(4)
 
 NO_TEMPERATURE = 0xFF  # none can be measured
 
-_DS, _SPF = 0x80, 0x40
-_TSD = 0x20
+HEADER_LENGTH = 4
+HEADER: Sequence[Field] = (
+    Field("DS", 0, 1, 7),
+    Field("SPF", 0, 1, 6),
+    Field("PAGE CODE", 0, 6, 5),
+    Field("SUBPAGE CODE", 1),
+    Field("PAGE LENGTH", 2, 16),
+)
+PARAMETER_LENGTH = 4  #: of its header
+PARAMETER: Sequence[Field] = (
+    Field("PARAMETER CODE", 0, 16),
+    Field("DU", 2, 1, 7),
+    Field("TSD", 2, 1, 5),
+    Field("ETC", 2, 1, 4),
+    Field("TMC", 2, 2, 3),
+    Field("FORMAT AND LINKING", 2, 2, 1),
+    Field("PARAMETER LENGTH", 3),
+)
 _COUNTER, _LIST = 0x00, 0x03  # FORMAT AND LINKING: bounded data counter, binary list
 _MAX_COUNTER = (1 << 64) - 1
 
@@ -39,8 +58,13 @@ class Parameter(NamedTuple):
 
     def encode(self) -> bytes:
         """The parameter with its header."""
-        control = _TSD | (_COUNTER if self.counter else _LIST)
-        return struct.pack(">HBB", self.code, control, len(self.value)) + self.value
+        header = {
+            "PARAMETER CODE": self.code,
+            "TSD": 1,
+            "FORMAT AND LINKING": _COUNTER if self.counter else _LIST,
+            "PARAMETER LENGTH": len(self.value),
+        }
+        return fields.encode(PARAMETER_LENGTH, PARAMETER, header) + self.value
 
 
 def counter(code: int, value: int, control: int) -> Parameter:
@@ -87,8 +111,14 @@ def list_of(pages: Sequence[int], *, subpages: bool) -> bytes:
 
 def _page(code: int, subpage: int, body: bytes) -> bytes:
     # the pages that only list others have nothing to save, and DS is zero there
-    first = code | (_DS if code else 0) | (_SPF if subpage else 0)
-    return struct.pack(">BBH", first, subpage, len(body)) + body
+    header = {
+        "DS": int(code != 0),
+        "SPF": int(subpage != 0),
+        "PAGE CODE": code,
+        "SUBPAGE CODE": subpage,
+        "PAGE LENGTH": len(body),
+    }
+    return fields.encode(HEADER_LENGTH, HEADER, header) + body
 
 
 def decode(data: bytes) -> list[Parameter]:

@@ -5,6 +5,13 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
+from userdisk.scsi.fields import Field
+
+HEADER_LENGTH = 8
+HEADER: Sequence[Field] = (Field("LUN LIST LENGTH", 0, 32),)
+LUN_LENGTH = 8
+LUN: Sequence[Field] = (Field("LUN", 0, 64),)
+
 #: SELECT REPORT values: all but well-known units, only well-known units (none), all.
 SELECT_REPORTS = (0x00, 0x01, 0x02)
 

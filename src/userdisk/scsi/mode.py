@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -16,14 +15,43 @@ ALL_PAGES, ALL_SUBPAGES = 0x3F, 0xFF
 #: PAGE CONTROL
 CURRENT, CHANGEABLE, DEFAULT, SAVED = range(4)
 
-_HEADER = (
+HEADER_6_LENGTH, HEADER_10_LENGTH = 4, 8
+#: The mode parameter header of MODE SENSE(6), and that of MODE SENSE(10).
+HEADER_6: Sequence[Field] = (
+    Field("MODE DATA LENGTH", 0),
+    Field("MEDIUM TYPE", 1),
+    Field("WP", 2, 1, 7),
+    Field("DPOFUA", 2, 1, 4),
+    Field("BLOCK DESCRIPTOR LENGTH", 3),
+)
+HEADER_10: Sequence[Field] = (
+    Field("MODE DATA LENGTH", 0, 16),
+    Field("MEDIUM TYPE", 2),
+    Field("WP", 3, 1, 7),
+    Field("DPOFUA", 3, 1, 4),
+    Field("LONGLBA", 4, 1, 0),
+    Field("BLOCK DESCRIPTOR LENGTH", 6, 16),
+)
+
+DESCRIPTOR_LENGTH, LONG_DESCRIPTOR_LENGTH = 8, 16
+#: The short and the long LBA block descriptor of a direct access device.
+DESCRIPTOR: Sequence[Field] = (
+    Field("NUMBER OF LOGICAL BLOCKS", 0, 32),
+    Field("LOGICAL BLOCK LENGTH", 5, 24),
+)
+LONG_DESCRIPTOR: Sequence[Field] = (
+    Field("NUMBER OF LOGICAL BLOCKS", 0, 64),
+    Field("LOGICAL BLOCK LENGTH", 12, 32),
+)
+
+PAGE_HEADER: Sequence[Field] = (
     Field("PS", 0, 1, 7),
     Field("SPF", 0, 1, 6),
     Field("PAGE CODE", 0, 6, 5),
     Field("PAGE LENGTH", 1),
 )
-_SUBPAGE_HEADER = (
-    *_HEADER[:3],
+SUBPAGE_HEADER: Sequence[Field] = (
+    *PAGE_HEADER[:3],
     Field("SUBPAGE CODE", 1),
     Field("PAGE LENGTH", 2, 16),
 )
@@ -59,7 +87,7 @@ READ_WRITE_ERROR_RECOVERY = Page(
     0x01,
     12,
     (
-        *_HEADER,
+        *PAGE_HEADER,
         Field("AWRE", 2, 1, 7),
         Field("ARRE", 2, 1, 6),
         Field("TB", 2, 1, 5),
@@ -78,7 +106,7 @@ CACHING = Page(
     0x08,
     20,
     (
-        *_HEADER,
+        *PAGE_HEADER,
         Field("IC", 2, 1, 7),
         Field("ABPF", 2, 1, 6),
         Field("CAP", 2, 1, 5),
@@ -106,7 +134,7 @@ CONTROL = Page(
     0x0A,
     12,
     (
-        *_HEADER,
+        *PAGE_HEADER,
         Field("TST", 2, 3, 7),
         Field("TMF_ONLY", 2, 1, 4),
         Field("DPICZ", 2, 1, 3),
@@ -133,7 +161,7 @@ CONTROL_EXTENSION = Page(
     0x0A,
     32,
     (
-        *_SUBPAGE_HEADER,
+        *SUBPAGE_HEADER,
         Field("DLC", 4, 1, 3),
         Field("TCMOS", 4, 1, 2),
         Field("SCSIP", 4, 1, 1),
@@ -148,7 +176,7 @@ POWER_CONDITION = Page(
     0x1A,
     40,
     (
-        *_HEADER,
+        *PAGE_HEADER,
         Field("PM_BG_PRECEDENCE", 2, 2, 7),
         Field("STANDBY_Y", 2, 1, 0),
         Field("IDLE_C", 3, 1, 3),
@@ -167,7 +195,7 @@ INFORMATIONAL_EXCEPTIONS = Page(
     0x1C,
     12,
     (
-        *_HEADER,
+        *PAGE_HEADER,
         Field("PERF", 2, 1, 7),
         Field("EBF", 2, 1, 5),
         Field("EWASC", 2, 1, 4),
@@ -187,7 +215,7 @@ LOGICAL_BLOCK_PROVISIONING = Page(
     0x1C,
     24,
     (
-        *_SUBPAGE_HEADER,
+        *SUBPAGE_HEADER,
         Field("SITUA", 4, 1, 0),
         Field("ENABLED", 16, 1, 7),
         Field("THRESHOLD TYPE", 16, 3, 5),
@@ -213,8 +241,11 @@ PAGES: tuple[Page, ...] = (
 def block_descriptor(block_count: int, block_length: int, *, long_lba: bool) -> bytes:
     """The short (8 bytes) or long LBA (16 bytes) block descriptor."""
     if long_lba:
-        return struct.pack(">Q4xI", block_count, block_length)
-    return struct.pack(">II", min(block_count, _MAX_U32), block_length)
+        values = {"NUMBER OF LOGICAL BLOCKS": block_count, "LOGICAL BLOCK LENGTH": block_length}
+        return fields.encode(LONG_DESCRIPTOR_LENGTH, LONG_DESCRIPTOR, values)
+    count = min(block_count, _MAX_U32)
+    values = {"NUMBER OF LOGICAL BLOCKS": count, "LOGICAL BLOCK LENGTH": block_length}
+    return fields.encode(DESCRIPTOR_LENGTH, DESCRIPTOR, values)
 
 
 def encode(
@@ -224,10 +255,15 @@ def encode(
 
     DPOFUA is always 1: DPO and FUA are accepted.
     """
-    specific = (0x80 if write_protected else 0) | 0x10
     length = len(descriptor) + len(pages)
+    values: dict[str, Value] = {
+        "WP": int(write_protected),
+        "DPOFUA": 1,
+        "BLOCK DESCRIPTOR LENGTH": len(descriptor),
+    }
     if short:
-        header = struct.pack(">BBBB", 3 + length, 0, specific, len(descriptor))
+        header = fields.encode(HEADER_6_LENGTH, HEADER_6, values | {"MODE DATA LENGTH": 3 + length})
     else:
-        header = struct.pack(">HBBBxH", 6 + length, 0, specific, long_lba, len(descriptor))
+        values |= {"MODE DATA LENGTH": 6 + length, "LONGLBA": int(long_lba)}
+        header = fields.encode(HEADER_10_LENGTH, HEADER_10, values)
     return header + descriptor + pages

@@ -7,6 +7,9 @@ import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from userdisk.scsi import fields
+from userdisk.scsi.fields import Field
+
 
 class AccessState(enum.IntEnum):
     """How a logical unit can be reached through the ports of a group (SPC-5 5.16.2)."""
@@ -49,11 +52,29 @@ EXTENDED_HEADER = 0x20  #: PARAMETER DATA FORMAT 001b, in byte 1 of the CDB
 HEADER_LENGTH = 4  #: of the list of SET TARGET PORT GROUPS
 DESCRIPTOR_LENGTH = 4
 
-#: T_SUP, U_SUP, S_SUP, AN_SUP, AO_SUP: the states that there are
-_SUPPORTED = 0x8F
-#: state, supported states, tag, STATUS CODE, number of ports
-_GROUP = struct.Struct(">BBHxBxB")
-_PORT = struct.Struct(">2xH")
+LIST_LENGTH = 4
+LIST: Sequence[Field] = (Field("RETURN DATA LENGTH", 0, 32),)
+GROUP_LENGTH = 8
+GROUP: Sequence[Field] = (
+    Field("PREF", 0, 1, 7),
+    Field("ASYMMETRIC ACCESS STATE", 0, 4, 3),
+    Field("T_SUP", 1, 1, 7),
+    Field("O_SUP", 1, 1, 6),
+    Field("LBD_SUP", 1, 1, 4),
+    Field("U_SUP", 1, 1, 3),
+    Field("S_SUP", 1, 1, 2),
+    Field("AN_SUP", 1, 1, 1),
+    Field("AO_SUP", 1, 1, 0),
+    Field("TARGET PORT GROUP", 2, 16),
+    Field("STATUS CODE", 5),
+    Field("VENDOR SPECIFIC", 6),
+    Field("TARGET PORT COUNT", 7),
+)
+PORT_LENGTH = 4
+PORT: Sequence[Field] = (Field("RELATIVE TARGET PORT IDENTIFIER", 2, 16),)
+
+#: the states that there are
+_SUPPORTED = dict.fromkeys(("T_SUP", "U_SUP", "S_SUP", "AN_SUP", "AO_SUP"), 1)
 _WANTED = struct.Struct(">BBH")
 
 
@@ -61,8 +82,15 @@ def encode(groups: Sequence[PortGroup], *, extended: bool) -> bytes:
     """REPORT TARGET PORT GROUPS data; no implicit transition time is recommended."""
     body = b"\x10\0\0\0" if extended else b""
     for group in groups:
-        body += _GROUP.pack(group.state, _SUPPORTED, group.tag, group.cause, len(group.ports))
-        body += b"".join(_PORT.pack(port) for port in group.ports)
+        values = {
+            "ASYMMETRIC ACCESS STATE": int(group.state),
+            "TARGET PORT GROUP": group.tag,
+            "STATUS CODE": int(group.cause),
+            "TARGET PORT COUNT": len(group.ports),
+        }
+        body += fields.encode(GROUP_LENGTH, GROUP, _SUPPORTED | values)
+        for port in group.ports:
+            body += fields.encode(PORT_LENGTH, PORT, {"RELATIVE TARGET PORT IDENTIFIER": port})
     return struct.pack(">I", len(body)) + body
 
 

@@ -9,9 +9,11 @@ import enum
 import re
 import struct
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from userdisk.scsi import fields
+from userdisk.scsi.fields import Field, Value
 from userdisk.unit import Buffer
 
 _NAME_MAX = 223  # bytes of an iSCSI name (RFC 7143 4.2.7.2)
@@ -27,8 +29,45 @@ _BASIC = struct.Struct(">QQ4xB3x")
 #: the same keys, flags, RELATIVE TARGET PORT IDENTIFIER, TRANSPORTID LENGTH
 _MOVE = struct.Struct(">QQxBHI")
 BASIC_LENGTH = 24
-_HEADER = struct.Struct(">II")  # PRGENERATION, ADDITIONAL LENGTH
-_FULL_STATUS = struct.Struct(">Q4xBB4xHI")
+
+HEADER_LENGTH = 8
+HEADER: Sequence[Field] = (Field("PRGENERATION", 0, 32), Field("ADDITIONAL LENGTH", 4, 32))
+KEY_LENGTH = 8
+KEY: Sequence[Field] = (Field("RESERVATION KEY", 0, 64),)
+RESERVATION_LENGTH = 16
+RESERVATION: Sequence[Field] = (
+    *KEY,
+    Field("SCOPE", 13, 4),
+    Field("TYPE", 13, 4, 3),
+)
+FULL_STATUS_LENGTH = 24  #: without the TransportID that follows
+FULL_STATUS: Sequence[Field] = (
+    *KEY,
+    Field("ALL_TG_PT", 12, 1, 1),
+    Field("R_HOLDER", 12, 1, 0),
+    Field("SCOPE", 13, 4),
+    Field("TYPE", 13, 4, 3),
+    Field("RELATIVE TARGET PORT IDENTIFIER", 18, 16),
+    Field("ADDITIONAL DESCRIPTOR LENGTH", 20, 32),
+)
+CAPABILITIES_LENGTH = 8
+CAPABILITIES: Sequence[Field] = (
+    Field("LENGTH", 0, 16),
+    Field("RLR_C", 2, 1, 7),
+    Field("CRH", 2, 1, 4),
+    Field("SIP_C", 2, 1, 3),
+    Field("ATP_C", 2, 1, 2),
+    Field("PTPL_C", 2, 1, 0),
+    Field("TMV", 3, 1, 7),
+    Field("ALLOW COMMANDS", 3, 3, 6),
+    Field("PTPL_A", 3, 1, 0),
+    Field("WR_EX_AR", 4, 1, 7),
+    Field("EX_AC_RO", 4, 1, 6),
+    Field("WR_EX_RO", 4, 1, 5),
+    Field("EX_AC", 4, 1, 3),
+    Field("WR_EX", 4, 1, 1),
+    Field("EX_AC_AR", 5, 1, 0),
+)
 
 
 class Type(enum.IntEnum):
@@ -168,15 +207,20 @@ def decode_move(data: bytes) -> Move:
 
 def keys(generation: int, registered: Iterable[int]) -> bytes:
     """READ KEYS data."""
-    body = b"".join(key.to_bytes(8, "big") for key in registered)
-    return _HEADER.pack(generation, len(body)) + body
+    return _with_header(generation, b"".join(key.to_bytes(8, "big") for key in registered))
 
 
 def reservation(generation: int, kind: Type | None, key: int) -> bytes:
     """READ RESERVATION data; `kind` is None if there is none."""
     if kind is None:
-        return _HEADER.pack(generation, 0)
-    return _HEADER.pack(generation, 16) + struct.pack(">Q5xBxx", key, kind)
+        return _with_header(generation, b"")
+    values: dict[str, Value] = {"RESERVATION KEY": key, "TYPE": int(kind)}
+    return _with_header(generation, fields.encode(RESERVATION_LENGTH, RESERVATION, values))
+
+
+def _with_header(generation: int, body: bytes) -> bytes:
+    values: dict[str, Value] = {"PRGENERATION": generation, "ADDITIONAL LENGTH": len(body)}
+    return fields.encode(HEADER_LENGTH, HEADER, values) + body
 
 
 class FullStatus(NamedTuple):
@@ -190,33 +234,48 @@ class FullStatus(NamedTuple):
     def encode(self) -> bytes:
         """The descriptor."""
         name = self.initiator.encode()
-        holds = int(self.kind is not None)
-        return _FULL_STATUS.pack(self.key, holds, self.kind or 0, self.port, len(name)) + name
+        values: dict[str, Value] = {
+            "RESERVATION KEY": self.key,
+            "R_HOLDER": int(self.kind is not None),
+            "TYPE": int(self.kind or 0),
+            "RELATIVE TARGET PORT IDENTIFIER": self.port,
+            "ADDITIONAL DESCRIPTOR LENGTH": len(name),
+        }
+        return fields.encode(FULL_STATUS_LENGTH, FULL_STATUS, values) + name
 
 
 def full_status(generation: int, registered: Iterable[FullStatus]) -> bytes:
     """READ FULL STATUS data."""
-    body = b"".join(each.encode() for each in registered)
-    return _HEADER.pack(generation, len(body)) + body
+    return _with_header(generation, b"".join(each.encode() for each in registered))
 
 
-#: SIP_C and ATP_C; CRH is zero: RESERVE and RELEASE are as SPC-2 has them
-_CAPABLE = 0x08 | 0x04
-_THROUGH_POWER_LOSS_CAPABLE = 0x01
-#: TMV, and ALLOW COMMANDS 100b: TEST UNIT READY and RECEIVE COPY RESULTS pass every reservation,
-#: MODE SENSE and other commands that look pass a write exclusive one
-_ALLOWED = 0x80 | 4 << 4
-_TYPE_BITS: dict[Type, int] = {
-    Type.WRITE_EXCLUSIVE_ALL_REGISTRANTS: 0x8000,
-    Type.EXCLUSIVE_ACCESS_REGISTRANTS_ONLY: 0x4000,
-    Type.WRITE_EXCLUSIVE_REGISTRANTS_ONLY: 0x2000,
-    Type.EXCLUSIVE_ACCESS: 0x0800,
-    Type.WRITE_EXCLUSIVE: 0x0200,
-    Type.EXCLUSIVE_ACCESS_ALL_REGISTRANTS: 0x0001,
+#: ALLOW COMMANDS: TEST UNIT READY and RECEIVE COPY RESULTS pass every reservation, MODE SENSE and
+#: other commands that look pass a write exclusive one
+_ALLOWED = 4
+#: The bit of `CAPABILITIES` that says that there is this type.
+TYPE_BITS: dict[Type, str] = {
+    Type.WRITE_EXCLUSIVE_ALL_REGISTRANTS: "WR_EX_AR",
+    Type.EXCLUSIVE_ACCESS_REGISTRANTS_ONLY: "EX_AC_RO",
+    Type.WRITE_EXCLUSIVE_REGISTRANTS_ONLY: "WR_EX_RO",
+    Type.EXCLUSIVE_ACCESS: "EX_AC",
+    Type.WRITE_EXCLUSIVE: "WR_EX",
+    Type.EXCLUSIVE_ACCESS_ALL_REGISTRANTS: "EX_AC_AR",
 }
 
 
 def capabilities(*, durable: bool, active: bool) -> bytes:
-    """REPORT CAPABILITIES data: `durable` if APTPL can be set, `active` if it is."""
-    first = _CAPABLE | (_THROUGH_POWER_LOSS_CAPABLE if durable else 0)
-    return struct.pack(">HBBHxx", 8, first, _ALLOWED | int(active), sum(_TYPE_BITS.values()))
+    """REPORT CAPABILITIES data: `durable` if APTPL can be set, `active` if it is.
+
+    CRH is zero: RESERVE and RELEASE are as SPC-2 has them.
+    """
+    values: dict[str, Value] = {
+        "LENGTH": CAPABILITIES_LENGTH,
+        "SIP_C": 1,
+        "ATP_C": 1,
+        "PTPL_C": int(durable),
+        "TMV": 1,
+        "ALLOW COMMANDS": _ALLOWED,
+        "PTPL_A": int(active),
+        **dict.fromkeys(TYPE_BITS.values(), 1),
+    }
+    return fields.encode(CAPABILITIES_LENGTH, CAPABILITIES, values)

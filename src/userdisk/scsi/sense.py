@@ -8,12 +8,44 @@ from __future__ import annotations
 
 import enum
 import struct
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from userdisk.errors import StorageError
+from userdisk.scsi.fields import Field
 
 _MAX_U32 = (1 << 32) - 1
 _FIXED_LENGTH = 18
+
+
+#: Sense data in fixed format; SENSE KEY SPECIFIC is that what SKSV says is there.
+FIXED: Sequence[Field] = (
+    Field("VALID", 0, 1, 7),
+    Field("RESPONSE CODE", 0, 7, 6),
+    Field("FILEMARK", 2, 1, 7),
+    Field("EOM", 2, 1, 6),
+    Field("ILI", 2, 1, 5),
+    Field("SDAT_OVFL", 2, 1, 4),
+    Field("SENSE KEY", 2, 4, 3),
+    Field("INFORMATION", 3, 32),
+    Field("ADDITIONAL SENSE LENGTH", 7),
+    Field("COMMAND-SPECIFIC INFORMATION", 8, 32),
+    Field("ADDITIONAL SENSE CODE", 12),
+    Field("ADDITIONAL SENSE CODE QUALIFIER", 13),
+    Field("FIELD REPLACEABLE UNIT CODE", 14),
+    Field("SKSV", 15, 1, 7),
+    Field("SENSE KEY SPECIFIC", 15, 23, 6),
+)
+DESCRIPTOR_HEADER_LENGTH = 8
+#: What sense data in descriptor format begins with.
+DESCRIPTOR_HEADER: Sequence[Field] = (
+    Field("RESPONSE CODE", 0, 7, 6),
+    Field("SENSE KEY", 1, 4, 3),
+    Field("ADDITIONAL SENSE CODE", 2),
+    Field("ADDITIONAL SENSE CODE QUALIFIER", 3),
+    Field("SDAT_OVFL", 4, 1, 7),
+    Field("ADDITIONAL SENSE LENGTH", 7),
+)
 
 
 class SenseKey(enum.IntEnum):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -13,9 +12,34 @@ from userdisk.scsi.fields import Field, Value
 ALL, OPCODE, SERVICE_ACTION, EITHER = range(4)
 
 _NOT_SUPPORTED, _STANDARD = 1, 3  # SUPPORT
-#: Command timeouts descriptor: how long a unit takes is not known, so no time is indicated.
-_TIMEOUTS = struct.pack(">HxxII", 10, 0, 0)
-_CTDP = 0x80
+
+#: The all_commands data begins with COMMAND DATA LENGTH; of each command there is one of these.
+ALL_HEADER_LENGTH = 4
+ALL_HEADER: Sequence[Field] = (Field("COMMAND DATA LENGTH", 0, 32),)
+COMMAND_LENGTH = 8
+COMMAND: Sequence[Field] = (
+    Field("OPERATION CODE", 0),
+    Field("SERVICE ACTION", 2, 16),
+    Field("CTDP", 5, 1, 1),
+    Field("SERVACTV", 5, 1, 0),
+    Field("CDB LENGTH", 6, 16),
+)
+#: The one_command data, before the CDB usage data.
+ONE_LENGTH = 4
+ONE: Sequence[Field] = (
+    Field("CTDP", 1, 1, 7),
+    Field("SUPPORT", 1, 3, 2),
+    Field("CDB SIZE", 2, 16),
+)
+TIMEOUTS_LENGTH = 12
+TIMEOUTS: Sequence[Field] = (
+    Field("DESCRIPTOR LENGTH", 0, 16),
+    Field("COMMAND SPECIFIC", 3),
+    Field("NOMINAL COMMAND PROCESSING TIMEOUT", 4, 32),
+    Field("RECOMMENDED COMMAND TIMEOUT", 8, 32),
+)
+#: How long a unit takes is not known, so no time is indicated.
+_TIMEOUTS = fields.encode(TIMEOUTS_LENGTH, TIMEOUTS, {"DESCRIPTOR LENGTH": TIMEOUTS_LENGTH - 2})
 
 
 class Supported(NamedTuple):
@@ -29,20 +53,25 @@ def all_commands(commands: Iterable[Supported], *, timeouts: bool) -> bytes:
     """The all_commands parameter data."""
     body = b""
     for action, usage in commands:
-        flags = (0x02 if timeouts else 0) | (0x01 if action is not None else 0)
-        body += struct.pack(">BxHxBH", usage[0], action or 0, flags, len(usage))
+        values = {
+            "OPERATION CODE": usage[0],
+            "SERVICE ACTION": action or 0,
+            "CTDP": int(timeouts),
+            "SERVACTV": int(action is not None),
+            "CDB LENGTH": len(usage),
+        }
+        body += fields.encode(COMMAND_LENGTH, COMMAND, values)
         body += _TIMEOUTS if timeouts else b""
-    return struct.pack(">I", len(body)) + body
+    return fields.encode(ALL_HEADER_LENGTH, ALL_HEADER, {"COMMAND DATA LENGTH": len(body)}) + body
 
 
 def one_command(command: Supported | None, *, timeouts: bool) -> bytes:
     """The one_command parameter data; None: the command is not supported."""
     if command is None:
-        return bytes((0, _NOT_SUPPORTED, 0, 0))
+        return fields.encode(ONE_LENGTH, ONE, {"SUPPORT": _NOT_SUPPORTED})
     usage = command.usage
-    flags = _CTDP if timeouts else 0
-    header = struct.pack(">xBH", flags | _STANDARD, len(usage))
-    return header + usage + (_TIMEOUTS if timeouts else b"")
+    values = {"CTDP": int(timeouts), "SUPPORT": _STANDARD, "CDB SIZE": len(usage)}
+    return fields.encode(ONE_LENGTH, ONE, values) + usage + (_TIMEOUTS if timeouts else b"")
 
 
 FUNCTIONS: Sequence[Field] = (

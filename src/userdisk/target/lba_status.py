@@ -9,7 +9,7 @@ import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from userdisk.operation import Kind, Operation
-from userdisk.scsi import sense
+from userdisk.scsi import lba_status, sense
 from userdisk.target import provisioning
 from userdisk.target.command import CheckCondition, Command, Completion, Steps
 from userdisk.target.data_in import data_in
@@ -17,8 +17,7 @@ from userdisk.target.data_in import data_in
 if TYPE_CHECKING:
     from userdisk.target.logical_unit import LogicalUnit
 
-_HEADER = struct.Struct(">I3xB")
-_DESCRIPTOR = struct.Struct(">QIB3x")
+_HEADER, _DESCRIPTOR = lba_status.HEADER_STRUCT, lba_status.DESCRIPTOR_STRUCT
 _MOST_DESCRIPTORS = 1024
 _MOST_CALLS = 64  # of `extents`; more only while nothing is found
 _MOST_BLOCKS = (1 << 32) - 1  # of one descriptor
