@@ -171,6 +171,23 @@ def test_errors_are_counted_for_what_failed(flags: int) -> None:
         unit.fault = None
 
 
+@pytest.mark.parametrize("command", [READ, WRITE])
+@pytest.mark.parametrize("flags", [0, CommandFlag.FUA])
+def test_an_error_elsewhere_has_no_place_in_the_answer(command: int, flags: int) -> None:
+    unit = InlineRamUnit()
+    with Link(unit) as link:
+        for lba, offset in ((1, None), (2, 1024), (3, 1536), (4, None), (1 << 40, None)):
+
+            def fault(name: str, at: int, blocks: int, lba: int = lba) -> None:
+                raise errors.MediumError(lba=lba)
+
+            unit.fault = fault
+            data = bytes(1024) if command == WRITE else b""
+            answer = link.do(command, 1024, 1024, flags, data)
+            assert (answer.error, answer.offset) == (Error.EIO, offset)
+        unit.fault = None
+
+
 # -- the gate --------------------------------------------------------------------------------------
 
 

@@ -224,6 +224,30 @@ def test_an_era_that_ends_while_a_request_begins_is_that_request_s(
         assert not link.write(0, bytes(512), FUA)
 
 
+@pytest.mark.parametrize("restrained", [False, True])
+@pytest.mark.parametrize("size", [32 << 10, MIB, 2 * MIB])
+def test_an_era_that_ends_while_data_comes_is_the_one_the_request_began_in(
+    restrained: bool, size: int
+) -> None:
+    """What was asked for before an eject does not change the next medium."""
+    unit = InlineRamUnit(block_count=1 << 14)
+    with Link(unit) as link:
+        gate = link.gate
+        data = link.request(WRITE, 0, size, 0, b"w" * size)
+        link.send(data[:-5])
+        gate.era.over = errors.NoMedium
+        gate.era = Era()
+        if restrained:
+            gate.restraint = lambda kind: None
+        assert link.answers([(data[-5:], 0, 0)])[0].error == Error.EIO
+        assert unit.memory[-512:] == bytes(512)
+        assert unit.calls["write"] == (size > MIB)  # a piece that had come before
+        assert not link.write(0, b"n" * size)
+        assert unit.memory[:size] == b"n" * size
+        link.connection.buffer()
+        assert all_free(link)
+
+
 def test_queued_requests_of_somebody_who_is_gone_stay_undone() -> None:
     unit = Held()
     link = Link(unit)

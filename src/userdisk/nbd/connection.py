@@ -28,6 +28,7 @@ from userdisk.nbd.replies import Replies, Request
 from userdisk.nbd.requests import Service
 from userdisk.nbd.tasks import Tasks
 from userdisk.nbd.wire import Command, CommandFlag
+from userdisk.operation import Era
 from userdisk.unit import Buffer
 
 _BUFFER = 64 << 10  # bytes, in negotiation
@@ -76,6 +77,7 @@ class Connection:
         self._filled = 0
         self._held: Gate | None = None
         self._landing: Request | None = None  # a plain WRITE whose data is being received
+        self._landing_era = Era()  # in which it was asked for
         self._skipped = 0  # bytes of payload that are still to come and of no use
         self._deadline = now + NEGOTIATION_LIMIT
         self._received = self._received_seen = 0
@@ -380,7 +382,7 @@ class Connection:
             self._leave("disconnected by the client")
             return False
         if payload and fast_path.lands(service, request):
-            self._landing = request
+            self._landing, self._landing_era = request, service.gate.era
         else:
             self.tasks.start(request, payload)
         return True
@@ -390,8 +392,8 @@ class Connection:
         if not self.incoming.has(request.length):
             return False
         self._landing = None
-        if not fast_path.landed(self, request):
-            self.tasks.start(request, request.length)
+        if not fast_path.landed(self, request, self._landing_era):
+            self.tasks.start(request, request.length, self._landing_era)
         return True
 
     def _drop_landing(self) -> None:

@@ -20,7 +20,7 @@ from userdisk.nbd.incoming import LANDING
 from userdisk.nbd.outgoing import OUTPUT_BUFFERS, OUTPUT_BYTES
 from userdisk.nbd.replies import Replies, Request
 from userdisk.nbd.wire import DONE, Chunk, Command, CommandFlag
-from userdisk.operation import Kind
+from userdisk.operation import Era, Kind
 
 if TYPE_CHECKING:
     from userdisk.counters import Counters
@@ -260,7 +260,7 @@ def lands(service: Service, request: Request) -> bool:
     )
 
 
-def landed(connection: Connection, request: Request) -> bool:
+def landed(connection: Connection, request: Request, era: Era) -> bool:
     """Its data is here: write it. False: that is not so plain any more, and nothing was done."""
     service, out, tasks = connection.service, connection.out, connection.tasks
     gate = service.gate
@@ -273,6 +273,8 @@ def landed(connection: Connection, request: Request) -> bool:
     if out.live:
         out.settle()
     try:
+        if era.over is not None:
+            raise era.over()
         gate.unit.write(request.offset >> service.shift, piece.view, False)
     except BaseException as error:
         tasks.fail(request, Kind.WRITE, error)

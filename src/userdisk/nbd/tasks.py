@@ -130,11 +130,11 @@ class Tasks:
 
     # -- life of a task ------------------------------------------------------------------------
 
-    def start(self, request: Request, payload: int) -> None:
-        """Start an admitted request, with so many bytes of payload to come."""
+    def start(self, request: Request, payload: int, era: Era | None = None) -> None:
+        """Start an admitted request, with so many bytes of payload to come; `era`: if it began."""
         connection, gate = self._connection, self._gate
         connection.counters[gate].commands += 1
-        era = gate.era  # before anything is asked: whatever ends it later ends the request
+        era = era or gate.era  # before anything is asked: what ends it later ends the request
         cost = self._cost(request)
         try:
             steps = self._service.start(request)
