@@ -13,6 +13,7 @@ from tests.kit.units import AsyncRamUnit, ConcurrentRamUnit, InlineRamUnit, RamU
 from tests.target.test_atomic import exchange
 from tests.target.test_block_commands import extent
 from userdisk.initiator_client import Initiator, ScsiError, sense_codes
+from userdisk.iscsi.initiator_task import ABORTED
 from userdisk.unit import Inline
 
 ABORT_TASK = 1
@@ -179,5 +180,5 @@ def test_a_long_command_is_aborted_and_holds_up_nobody(
         time.sleep(0.1)
         assert unit.calls[name] == ended
         assert ended < steps
-        assert not long.done
+        assert long.response == ABORTED
         initiator.execute(bytes(6))

@@ -84,7 +84,7 @@ class Writer(threading.Thread):
     def _run(self) -> None:
         waiting: dict[Task, int] = {}  # with the number of each
         awaited = 0  # how many of them, from the last on
-        self.initiator.socket.settimeout(0.05)
+        self.initiator.timeout = 0.05
         while not self.stopped:
             while awaited < DEPTH:
                 self.begun += 1
@@ -203,14 +203,14 @@ def test_a_reset_is_answered_after_the_fast_path_of_another_session(
         assert unit.entered.wait(10)
         reset = other.session.task_management(function)
         other.send()
-        other.socket.settimeout(0.2)
+        other.timeout = 0.2
         try:
             with pytest.raises(InitiatorError, match="does not answer"):
                 other.finish(reset)
             assert not any(unit.memory)
         finally:
             unit.go.set()
-        other.socket.settimeout(10)
+        other.timeout = 10
         assert other.finish(reset).response == 0
         assert unit.memory[:512] == b"x" * 512
         assert one.finish(write).status == 0

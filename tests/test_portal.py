@@ -24,6 +24,7 @@ from userdisk.initiator_client import discover
 from userdisk.iscsi import connection as connection_module
 from userdisk.iscsi import full_feature
 from userdisk.iscsi.initiator_login import Settings
+from userdisk.iscsi.initiator_task import ABORTED
 from userdisk.iscsi.initiator_wire import InitiatorError
 from userdisk.server import Server
 from userdisk.target.task_management import Function, Response
@@ -286,7 +287,7 @@ def test_a_flush_that_takes_long() -> None:
         slow.go.set()
         assert one.finish(abort).response == Response.COMPLETE
         assert slow.left == 1
-        assert not flush.done
+        assert flush.response == ABORTED
         assert one.read(0, 1) == bytes(512)
         for initiator in (one, other):
             initiator.close()

@@ -1,63 +1,54 @@
 """A blocking iSCSI initiator in user space: reads and writes a disk without root.
 
-`Initiator` is a session with one logical unit behind it; `discover` asks a portal for its targets;
-`read_image` and `write_image` copy a whole disk. The protocol is `userdisk.iscsi.initiator`.
+`Initiator` is a session with one logical unit behind it, for one thread; `discover` asks a portal
+for its targets; `read_image` and `write_image` copy a whole disk. For many threads there is
+`userdisk.iscsi_client.Client`. The protocol is `userdisk.iscsi.initiator`.
 """
 
 from __future__ import annotations
 
 import os
-import socket
+import selectors
 import struct
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Self, TypeVar
-from urllib.parse import unquote, urlsplit
+from typing import Self
 
 from userdisk.errors import UsageError, UserdiskError
-from userdisk.iscsi import digest
-from userdisk.iscsi.initiator import InitiatorSession, Task
+from userdisk.initiator_url import DEFAULT_NAME, Url, parse_url, settings_for
 from userdisk.iscsi.initiator_login import Settings
+from userdisk.iscsi.initiator_task import Task
 from userdisk.iscsi.initiator_wire import InitiatorError
+from userdisk.iscsi_client import Client, SessionLost, connect, wait_for
+from userdisk.transport import set_tick
 from userdisk.unit import Buffer
 
-T = TypeVar("T")
+__all__ = [
+    "DEFAULT_NAME",
+    "Capacity",
+    "Client",
+    "Initiator",
+    "InitiatorError",
+    "ScsiError",
+    "SessionLost",
+    "Settings",
+    "Task",
+    "Url",
+    "discover",
+    "parse_url",
+    "read_image",
+    "sense_codes",
+    "settings_for",
+    "write_image",
+]
 
-DEFAULT_NAME = "iqn.2026-11.io.userdisk:initiator"
-_PORT = 3260
+_TICK = 0.5  # seconds between looks at the clock while nothing comes
 _STEP = 1 << 18  #: bytes in one command of an image copy
 _DEPTH = 8  #: commands in flight
 _READ_CAPACITY_16 = b"\x9e\x10" + struct.pack(">QIxx", 0, 32)
 _UNIT_ATTENTION = 6
-
-
-@dataclass(frozen=True, slots=True)
-class Url:
-    """iscsi://[user@]host[:port]/iqn/lun; a secret never stands in a URL."""
-
-    host: str
-    port: int
-    target: str
-    lun: int
-    user: str | None = None
-
-
-def parse_url(text: str) -> Url:
-    """Take an iscsi:// URL apart. Raises `UsageError` with what is wrong."""
-    parts = urlsplit(text)
-    path = parts.path.strip("/").split("/")
-    try:
-        port = parts.port or _PORT
-        lun = int(path[1]) if len(path) == 2 else -1
-    except ValueError:
-        port, lun = 0, -1
-    if parts.scheme != "iscsi" or not parts.hostname or not 0 <= lun < 256 or not port:
-        raise UsageError(f"{text}: not of the form iscsi://host:port/target-name/lun")
-    if parts.password is not None or (parts.username and "%" in parts.username):
-        raise UsageError("iscsi URL: give the user only; the secret goes in a file")
-    user = unquote(parts.username) if parts.username else None
-    return Url(parts.hostname, port, unquote(path[0]), lun, user)
 
 
 class ScsiError(UserdiskError):
@@ -69,7 +60,7 @@ class ScsiError(UserdiskError):
         super().__init__(
             f"{what}: SCSI status {task.status:02x}, sense {key:x}/{asc:02x}/{ascq:02x}"
             if not task.response
-            else f"{what}: iSCSI response {task.response:02x}"
+            else f"{what}: {task.problem}"
         )
 
 
@@ -95,7 +86,8 @@ class Initiator:
         address: host and port of the portal.
         settings: names, secrets, what to offer.
         lun: the logical unit that the methods are about.
-        timeout: seconds to wait for the target before `InitiatorError` is raised.
+        timeout: seconds for connecting and logging in, and for each wait for the target, after
+            which `InitiatorError` is raised.
 
     Every method raises `InitiatorError` when the session fails, and `ScsiError` when a command
     ends badly. A context manager: leaving it logs out.
@@ -105,21 +97,8 @@ class Initiator:
         self, address: tuple[str, int], settings: Settings, *, lun: int = 0, timeout: float = 30
     ) -> None:
         self.lun = lun
-        if (settings.header_digest or settings.data_digest) and not digest.available():
-            raise UsageError("digests need the package crc32c: pip install 'userdisk[digest]'")
-        self.session = InitiatorSession(settings, random=os.urandom)
-        where = f"{address[0]}:{address[1]}"
-        try:
-            self.socket = socket.create_connection(address, timeout)
-        except OSError as error:
-            raise InitiatorError(f"{where}: {error.strerror or error}") from error
-        try:
-            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self.session.start()
-            self.run(lambda: self.session.logged_in)
-        except BaseException:
-            self.socket.close()
-            raise
+        self.session, self.socket, self._stream = connect(address, settings, timeout)
+        self.timeout = timeout
 
     def __enter__(self) -> Self:
         return self
@@ -138,36 +117,93 @@ class Initiator:
         finally:
             self.socket.close()
 
+    @property
+    def timeout(self) -> float:
+        """Seconds for each wait; may be set."""
+        return self._timeout
+
+    @timeout.setter
+    def timeout(self, seconds: float) -> None:
+        self._timeout = seconds
+        set_tick(self.socket, min(seconds, _TICK))
+
     # -- moving bytes --------------------------------------------------------------------------
 
+    def submit(self, tasks: Sequence[Task]) -> None:
+        """Send commands, many with one call; `completed` tells when they have ended."""
+        self.session.submit(tasks)
+        self._push()
+
+    def completed(self) -> list[Task]:
+        """Wait for tasks to end, and return those that have, all that came together."""
+        until = 0.0
+        while not (ended := self._exchange()):
+            until = self._check_the_clock(until)
+        return ended
+
     def send(self) -> None:
-        """Send what the session has queued."""
-        output = b"".join(self.session.take_output())
-        if output:
-            self._io(lambda: self.socket.sendall(output))
+        """Send what the session has queued; returns when all of it was taken."""
+        self._push()
+        until = 0.0
+        while self._stream.rest:
+            if not wait_for(self.socket, selectors.EVENT_WRITE, min(self._timeout, _TICK)):
+                until = self._check_the_clock(until)
+            self._flush()
 
     def run(self, until: Callable[[], bool]) -> None:
         """Send and receive until the condition holds."""
-        self.send()
+        self._push()
+        deadline = 0.0
         while not until():
-            data = self._io(lambda: self.socket.recv(1 << 18))
-            if not data:
-                raise InitiatorError("iscsi: the target closed the connection")
-            self.session.received(data)
-            self.send()
-
-    def _io(self, call: Callable[[], T]) -> T:
-        try:
-            return call()
-        except TimeoutError:
-            raise InitiatorError("iscsi: the target does not answer") from None
-        except OSError as error:
-            raise InitiatorError(f"iscsi: the connection broke: {error.strerror}") from error
+            self._exchange()
+            deadline = self._check_the_clock(deadline)
 
     def finish(self, task: Task) -> Task:
         """Wait until a task has ended; returns it."""
         self.run(lambda: task.done)
         return task
+
+    def _check_the_clock(self, until: float) -> float:
+        now = time.monotonic()
+        if until and now >= until:
+            raise InitiatorError("iscsi: the target does not answer")
+        return until or now + self._timeout
+
+    def _exchange(self) -> list[Task]:
+        """Send what can be sent, and receive once; waits for a tick at most."""
+        try:
+            if self._stream.rest:
+                wanted = selectors.EVENT_READ | selectors.EVENT_WRITE
+                ready = wait_for(self.socket, wanted, min(self._timeout, _TICK))
+                if ready & selectors.EVENT_WRITE:
+                    self._flush()
+                if not ready & selectors.EVENT_READ:
+                    return []
+            size = self._stream.receive(self.session.buffer())
+        except OSError as error:
+            raise _broken(error) from error
+        if not size:
+            raise InitiatorError("iscsi: the target closed the connection")
+        if size < 0:
+            return []
+        ended = self.session.advance(size)
+        self._push()
+        return ended
+
+    def _push(self) -> None:
+        output = [] if self._stream.rest else self.session.take_output()
+        if output:
+            try:
+                self._stream.send(output)
+            except OSError as error:
+                raise _broken(error) from error
+
+    def _flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError as error:
+            raise _broken(error) from error
+        self._push()
 
     # -- SCSI ----------------------------------------------------------------------------------
 
@@ -177,9 +213,9 @@ class Initiator:
         Raises `ScsiError` for any other status than GOOD.
         """
         for _ in range(16):
-            task = self.finish(
-                self.session.command(cdb, lun=self.lun, data_out=data_out, read_length=read_length)
-            )
+            task = Task(cdb, read_length, data_out, self.lun)
+            self.submit([task])
+            self.finish(task)
             if task.status != 2 or sense_codes(task.sense)[0] != _UNIT_ATTENTION:
                 break
         return _checked(task, f"command {cdb[0]:02x}")
@@ -208,6 +244,10 @@ class Initiator:
         """UNMAP one range."""
         data = struct.pack(">HHxxxxQIxxxx", 22, 16, lba, blocks)
         self.execute(struct.pack(">BBxxxxxHx", 0x42, 0, len(data)), data_out=data)
+
+
+def _broken(error: OSError) -> InitiatorError:
+    return InitiatorError(f"iscsi: the connection broke: {error.strerror or error}")
 
 
 def _checked(task: Task, what: str) -> bytes:

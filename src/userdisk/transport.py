@@ -113,6 +113,11 @@ def prepare(sock: socket.socket, tick: float, user_timeout: float) -> None:
         for name, value in _KEEPALIVE:
             if hasattr(socket, name):
                 sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    set_tick(sock, tick)
+
+
+def set_tick(sock: socket.socket, tick: float) -> None:
+    """`receive` of a blocking socket says after so many seconds that nothing has come."""
     if os.name == "posix":
         seconds = int(tick)
         span = struct.pack("@ll", seconds, int((tick - seconds) * 1_000_000))

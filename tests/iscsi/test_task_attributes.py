@@ -10,6 +10,7 @@ import pytest
 from tests.kit.link import Link, close, environment_of, target_of
 from tests.kit.units import InlineRamUnit, RamUnit
 from userdisk.iscsi.initiator import Task
+from userdisk.iscsi.initiator_task import ABORTED
 
 SIMPLE, ORDERED, HEAD, ACA = 1, 2, 3, 4
 ABORT_TASK, LOGICAL_UNIT_RESET = 1, 5
@@ -110,7 +111,7 @@ def test_a_dormant_command_is_aborted_at_once(disk: Disk) -> None:
     assert abort.response == 0
     disk.finish((disk.a, first), (disk.b, last))
     assert disk.order() == [1, 3]
-    assert not ordered.done
+    assert ordered.response == ABORTED
 
 
 def test_a_reset_takes_dormant_commands_of_all_sessions(disk: Disk) -> None:

@@ -17,6 +17,7 @@ from tests.kit.units import KINDS, InlineRamUnit, RamUnit
 from userdisk.iscsi import pdu
 from userdisk.iscsi.connection import Phase
 from userdisk.iscsi.initiator import Task
+from userdisk.iscsi.initiator_task import ABORTED
 from userdisk.target.task_management import Function, Response
 
 BLOCKS = 16384
@@ -177,7 +178,7 @@ def test_abort_of_a_running_task_is_answered_when_it_has_left(pair: Pair) -> Non
     pair.release()
     pair.pump()
     assert (abort.done, abort.response) == (True, Response.COMPLETE)
-    assert not task.done, "an aborted task was answered"
+    assert task.response == ABORTED, "an aborted task was answered"
 
 
 def test_abort_of_a_queued_task_is_answered_at_once(pair: Pair) -> None:
@@ -188,7 +189,7 @@ def test_abort_of_a_queued_task_is_answered_at_once(pair: Pair) -> None:
     pair.release()
     pair.pump()
     assert running.done
-    assert not queued.done
+    assert queued.response == ABORTED
     assert pair.slow.calls["read"] == 1
 
 
@@ -215,7 +216,7 @@ def test_abort_of_a_task_that_waits_for_budget(pair: Pair) -> None:
         pair.release()
         pair.pump()
         assert running.done
-        assert waiting.done == (lun == 5)
+        assert waiting.response == (0 if lun == 5 else ABORTED)
 
 
 def test_a_queued_command_for_no_unit_ends_with_its_connection(pair: Pair) -> None:
@@ -240,7 +241,8 @@ def test_abort_of_what_is_not_there(
     pair: Pair, lun: int, itt: int | None, response: Response
 ) -> None:
     task = pair.begin(pair.a)
-    about = Task(itt, 1) if itt else task
+    about = Task() if itt else task
+    about.itt = itt or about.itt
     abort = pair.manage(pair.a, Function.ABORT_TASK, about=about, lun=lun)
     assert abort.response == response
     pair.release()
@@ -299,7 +301,7 @@ def test_functions_on_task_sets(
     pair.release()
     pair.pump()
     assert (managed.done, managed.response) == (True, Response.COMPLETE)
-    assert not mine.done
+    assert mine.response == ABORTED
     assert running.done is not others
     assert theirs.done is not others
     pair.slow.fault = None

@@ -7,8 +7,6 @@ USERDISK_CHAP_MUTUAL_USER and USERDISK_CHAP_MUTUAL_SECRET what this target prove
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import MutableMapping
 from typing import TYPE_CHECKING
 
@@ -17,7 +15,6 @@ from userdisk.errors import UsageError
 if TYPE_CHECKING:
     from userdisk.iscsi.chap import Credentials
 
-_MAX_FILE = 64 * 1024
 _NAMES = ("USERDISK_CHAP_USER", "USERDISK_CHAP_SECRET",
           "USERDISK_CHAP_MUTUAL_USER", "USERDISK_CHAP_MUTUAL_SECRET")  # fmt: skip
 
@@ -33,8 +30,10 @@ def find_credentials(path: str | None, environment: MutableMapping[str, str]) ->
         if user or secret or mutual_user or mutual_secret:
             raise UsageError("--chap-file: USERDISK_CHAP_... is set as well; use one of them")
         from userdisk.iscsi.chap import parse_secrets
+        from userdisk.secret_file import read_secret_file
 
-        return parse_secrets(_read(path), f"--chap-file {path}")
+        where = f"--chap-file {path}"
+        return parse_secrets(read_secret_file(path, where), where)
     for name, needed, given in (
         (_NAMES[0], user, secret or mutual_user or mutual_secret),
         (_NAMES[1], secret, user or mutual_user or mutual_secret),
@@ -52,26 +51,3 @@ def find_credentials(path: str | None, environment: MutableMapping[str, str]) ->
         return Credentials((Account(user, secret.encode()),), mutual)
     except UsageError as error:
         raise UsageError(f"environment: {error}") from None
-
-
-def _read(path: str) -> str:
-    where = f"--chap-file {path}"
-    try:
-        with open(path, "rb") as file:
-            status = os.fstat(file.fileno())
-            if os.name == "posix" and stat.S_ISREG(status.st_mode):
-                mode = stat.S_IMODE(status.st_mode)
-                if mode & 0o077:
-                    raise UsageError(
-                        f"{where}: other users may read or change it (mode {mode:03o});"
-                        f" chmod 600 {path}"
-                    )
-            data = file.read(_MAX_FILE + 1)
-    except OSError as error:
-        raise UsageError(f"{where}: {error.strerror}") from None
-    if len(data) > _MAX_FILE:
-        raise UsageError(f"{where}: larger than {_MAX_FILE} bytes; is this the right file?")
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        raise UsageError(f"{where}: not a text file") from None

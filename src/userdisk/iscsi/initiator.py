@@ -1,11 +1,12 @@
 """The initiator's side of an iSCSI connection, with no I/O (RFC 7143 sections 4, 6, 7, 11).
 
-Theory of operation. `start` queues the first Login Request; `received` takes bytes from the wire,
-changes the state of the tasks they are about and queues what has to be answered (Data-Out for an
-R2T, NOP-Out for a ping, the next login round); the owner sends what `take_output` returns. A
-`Task` is anything with an initiator task tag: a SCSI command, a task management function, a text
-negotiation, a ping, a logout. Commands beyond the target's window wait in `_waiting`.
-One connection, one session, error recovery level 0: a protocol error ends it.
+Theory of operation. `start` queues the first Login Request. The owner receives into `buffer()` and
+says so with `advance`, which changes the state of the tasks they are about, queues what has to
+be answered (Data-Out for an R2T, NOP-Out for a ping, the next login round), and returns the tasks
+that have ended; it sends what `take_output` returns. A `Task` is anything with an initiator task
+tag: a SCSI command, a task management function, a text negotiation, a ping, a logout. Commands
+beyond the target's window wait. One connection, one session, error recovery level 0: whatever the
+target gets wrong ends it. Plain answers in runs are taken by `initiator_fast_path`.
 """
 
 from __future__ import annotations
@@ -13,40 +14,32 @@ from __future__ import annotations
 import struct
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
-from userdisk.iscsi import pdu
-from userdisk.iscsi.initiator_login import LoginExchange, Parameters, Settings
-from userdisk.iscsi.initiator_wire import InitiatorError, PduStream
+from userdisk.iscsi import initiator_data, initiator_fast_path, pdu
+from userdisk.iscsi.initiator_events import Events
+from userdisk.iscsi.initiator_login import LoginExchange, Parameters, Settings, decode_keys
+from userdisk.iscsi.initiator_task import ABORTED, LOST, REJECTED, Task
+from userdisk.iscsi.initiator_wire import LANDING, InitiatorError, PduStream
 from userdisk.iscsi.pdu import InitiatorOpcode, TargetOpcode
 from userdisk.unit import Buffer
 
+__all__ = ["InitiatorSession", "Task"]
+
 _MASK = 0xFFFFFFFF
+_MAX_TEXT = 1 << 20  # bytes of one text negotiation's answer
+_MAX_ROUNDS = 1024  # PDUs of it
+_MAX_PONGS = 1 << 20  # bytes of answers to pings that wait for being sent
+_PONG = 256  # what one costs besides its data
 
-
-@dataclass(eq=False, slots=True)
-class Task:
-    """Something with an initiator task tag, and how it ended.
-
-    `response` is the iSCSI response code of the PDU that ended it, `status` the SCSI status;
-    `residual` is negative for an overflow (the target had more), positive for an underflow.
-    """
-
-    itt: int
-    opcode: int
-    lun: int = 0
-    cmd_sn: int = 0
-    read_length: int = 0
-    data_out: memoryview = field(default_factory=lambda: memoryview(b""))
-    data: bytearray = field(default_factory=bytearray)
-    done: bool = False
-    response: int = 0
-    status: int = 0
-    sense: bytes = b""
-    residual: int = 0
-    #: Data-In and R2T PDUs seen, for tests that count them.
-    data_pdus: int = 0
-    r2ts: int = 0
+#: task management functions (11.5.1): whose commands they end; None: the one that is named
+_ENDS: dict[int, Callable[[Task, Task], bool] | None] = {
+    1: None,
+    2: lambda function, task: task.lun == function.lun,
+    4: lambda function, task: task.lun == function.lun,
+    5: lambda function, task: task.lun == function.lun,
+    6: lambda function, task: True,
+    7: lambda function, task: True,
+}
 
 
 class InitiatorSession:
@@ -56,8 +49,8 @@ class InitiatorSession:
         settings: names, secrets, what to offer.
         random: `random(n)` gives n unpredictable bytes (CHAP).
 
-    `received` raises `InitiatorError` when the target breaks the protocol or refuses the login;
-    the session is of no use afterwards.
+    `advance` and `received` raise `InitiatorError` when the target breaks the protocol or refuses
+    the login; the session is of no use afterwards, and `lost` says what was under way.
     """
 
     def __init__(self, settings: Settings, *, random: Callable[[int], bytes]) -> None:
@@ -69,15 +62,17 @@ class InitiatorSession:
         self.exp_stat_sn = 0
         self.max_cmd_sn = 1
         self.tsih = 0
-        self.tasks: dict[int, Task] = {}
-        #: Asynchronous messages received: (event, parameter 1, parameter 2, parameter 3).
-        self.events: list[tuple[int, int, int, int]] = []
-        #: Rejects received: (reason, rejected header).
-        self.rejects: list[tuple[int, bytes]] = []
-        self._stream = PduStream()
+        self.tasks: dict[int, Task] = {}  #: sent and not answered
+        self.waiting: deque[Task] = deque()  #: commands beyond the target's window
+        self.ended: list[Task] = []  #: since the last `advance`
+        self.stream = PduStream(settings.max_recv_segment)
+        self.itt = 0
+        self._events = Events()
         self._login = LoginExchange(settings, random)
-        self._itt = 0
-        self._waiting: deque[tuple[Task, bytes]] = deque()
+        self._header: bytes | None = None  # whose data is not all here
+        self._landing: Task | None = None  # whose memory that data goes to
+        self._pongs = 0
+        self._renegotiation: Task | None = None
 
     # -- what the owner calls --------------------------------------------------------------------
 
@@ -87,13 +82,96 @@ class InitiatorSession:
 
     def take_output(self) -> list[Buffer]:
         """What to send now, in order; empty when there is nothing."""
-        output, self._stream.output = self._stream.output, []
+        output, self.stream.output = self.stream.output, []
+        self._pongs = 0
         return output
 
-    def received(self, data: Buffer) -> None:
-        """Handle bytes from the wire, in pieces of any size."""
-        for header, segment in self._stream.received(data):
+    def buffer(self) -> memoryview:
+        """Where to receive next; never empty."""
+        return self.stream.buffer()
+
+    def advance(self, size: int) -> list[Task]:
+        """So many bytes have come into `buffer()`; returns the tasks that have ended."""
+        stream = self.stream
+        stream.advance(size)
+        while True:
+            if self._header is None:
+                if self.logged_in:
+                    initiator_fast_path.answers(self)
+                self._header = stream.header()
+                if self._header is None:
+                    break
+                self._begin(self._header)
+            segment = stream.segment()
+            if segment is None:
+                break
+            header, self._header = self._header, None
             self._dispatch(header, segment)
+        stream.settle()
+        if self.waiting:
+            self._fill_window()
+        ended, self.ended = self.ended, []
+        return ended
+
+    def received(self, data: Buffer) -> list[Task]:
+        """The same for bytes from elsewhere, in pieces of any size."""
+        view = memoryview(data).cast("B")
+        ended: list[Task] = []
+        while len(view):
+            place = self.buffer()
+            size = min(len(place), len(view))
+            place[:size] = view[:size]
+            view = view[size:]
+            ended += self.advance(size)
+        return ended
+
+    def lost(self) -> list[Task]:
+        """The connection is gone: every task ends now, with `LOST` if it had no answer."""
+        self.closed = True
+        ended, self.ended = self.ended, []
+        for task in (*self.tasks.values(), *self.waiting):
+            task.done, task.response = True, LOST
+            ended.append(task)
+        self.tasks.clear()
+        self.waiting.clear()
+        return ended
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is under way."""
+        return not self.tasks and not self.waiting
+
+    @property
+    def events(self) -> list[tuple[int, int, int, int]]:
+        """The last asynchronous messages: (event, parameter 1, parameter 2, parameter 3)."""
+        return self._events.messages
+
+    @property
+    def event_count(self) -> int:
+        """How many asynchronous messages have come."""
+        return self._events.count
+
+    @property
+    def event_sense(self) -> list[bytes]:
+        """The sense data of the last asynchronous messages that had some."""
+        return self._events.sense
+
+    @property
+    def rejects(self) -> list[tuple[int, bytes]]:
+        """The last rejects: (reason, rejected header)."""
+        return self._events.rejects
+
+    @property
+    def logout_wanted(self) -> bool:
+        """The target has asked to log out: end what is under way, then `logout`."""
+        return self._events.logout_wanted
+
+    # -- requests --------------------------------------------------------------------------------
+
+    def submit(self, tasks: Sequence[Task]) -> None:
+        """Send commands, or queue them until the window opens."""
+        self._check_open()
+        initiator_fast_path.commands(self, tasks)
 
     def command(
         self,
@@ -108,17 +186,14 @@ class InitiatorSession:
     ) -> Task:
         """Send a SCSI command (or queue it until the window opens).
 
-        `lun` is a small number (peripheral addressing). `expected` overrides the expected data
-        transfer length, which is otherwise the length of `data_out` or `read_length`.
+        `expected` overrides the expected data transfer length, which is otherwise the length
+        of `data_out` or `read_length`.
         """
-        view = memoryview(data_out).toreadonly().cast("B")
-        task = self._task(InitiatorOpcode.SCSI_COMMAND, lun << 48)
-        task.read_length, task.data_out = read_length, view
-        flags = attribute
-        flags |= pdu.COMMAND_WRITE if len(view) else pdu.COMMAND_READ if read_length else 0
-        length = (len(view) or read_length) if expected is None else expected
-        fields = (flags, length, cdb.ljust(16, b"\0"))
-        self._enqueue(task, struct.pack(">BI16s", *fields), immediate)
+        self._check_open()
+        task = Task(cdb, read_length, data_out, lun)
+        task.attribute, task.expected, task.immediate = attribute, expected, immediate
+        task.special = True
+        initiator_fast_path.commands(self, [task])
         return task
 
     def ping(self, data: bytes = b"") -> Task:
@@ -135,8 +210,14 @@ class InitiatorSession:
         return task
 
     def task_management(self, function: int, *, lun: int = 0, about: Task | None = None) -> Task:
-        """Send a task management function (RFC 7143 11.5.1); `task.response` is the answer."""
-        task = self._task(InitiatorOpcode.TASK_MANAGEMENT, lun << 48)
+        """Send a task management function (RFC 7143 11.5.1); `task.response` is the answer.
+
+        The commands of this session that it ended have then ended as well, with `ABORTED`.
+        """
+        task = self._task(InitiatorOpcode.TASK_MANAGEMENT)
+        task.lun, task.function, task.about = lun, function, about
+        if about is not None and about in self.waiting:
+            self.waiting.remove(about)
         tail = struct.pack(">II8x", about.cmd_sn if about else 0, 0)
         reference = about.itt if about else pdu.RESERVED_TAG
         self._send_request(task, pdu.FINAL | function, reference, tail, b"", immediate=True)
@@ -150,67 +231,82 @@ class InitiatorSession:
 
     def raw(self, header: bytes, data: bytes = b"") -> None:
         """Queue a PDU as given, with digests and padding only: for tests of bad behaviour."""
-        self._stream.emit(header, data)
+        self.stream.emit(header, data)
 
-    # -- sending -----------------------------------------------------------------------------
+    # -- sending ---------------------------------------------------------------------------------
 
-    def _task(self, opcode: int, lun: int = 0) -> Task:
+    def _check_open(self) -> None:
         if self.closed or not self.logged_in:
             raise InitiatorError("iscsi: the session is not logged in")
-        self._itt = self._itt % (pdu.RESERVED_TAG - 1) + 1
-        task = self.tasks[self._itt] = Task(self._itt, opcode, lun)
+
+    def _task(self, opcode: int) -> Task:
+        self._check_open()
+        task = Task()
+        task.opcode = opcode
+        self._register(task)
         return task
+
+    def _register(self, task: Task) -> None:
+        while True:
+            self.itt = self.itt % (pdu.RESERVED_TAG - 1) + 1
+            if self.itt not in self.tasks:
+                break
+        task.itt = self.itt
+        self.tasks[self.itt] = task
 
     def _send_request(
         self, task: Task, flags: int, word20: int, tail: bytes, data: Buffer, *, immediate: bool
     ) -> None:
+        if len(data) > self.parameters.max_send_segment:
+            del self.tasks[task.itt]
+            raise InitiatorError(f"iscsi: the target takes no {len(data)} bytes of data at once")
         task.cmd_sn = self.cmd_sn
         opcode = task.opcode | (pdu.IMMEDIATE if immediate else 0)
         numbers = (task.itt, word20, self.cmd_sn, self.exp_stat_sn)
         if not immediate:
             self.cmd_sn = (self.cmd_sn + 1) & _MASK
-        self._stream.emit(
-            pdu.GENERIC.pack(opcode, flags, len(data), task.lun, *numbers, tail), data
-        )
+        lun = initiator_fast_path.lun_field(task.lun)
+        self.stream.emit(pdu.GENERIC.pack(opcode, flags, len(data), lun, *numbers, tail), data)
 
-    def _enqueue(self, task: Task, fields: bytes, immediate: bool) -> None:
-        open_window = not pdu.serial_less(self.max_cmd_sn, self.cmd_sn)
-        if immediate or (open_window and not self._waiting):
-            self._send_command(task, fields, immediate)
-        else:
-            self._waiting.append((task, fields))
+    def _fill_window(self) -> None:
+        waiting, self.waiting = self.waiting, deque()
+        initiator_fast_path.commands(self, waiting)
 
-    def _send_command(self, task: Task, fields: bytes, immediate: bool) -> None:
-        flags, length, cdb = struct.unpack(">BI16s", fields)
+    def send_command(self, task: Task) -> None:
+        """Send a command of any kind now, with the data that needs no R2T."""
+        self._register(task)
         negotiated, data = self.parameters, task.data_out
+        flags = task.attribute
+        flags |= pdu.COMMAND_WRITE if len(data) else pdu.COMMAND_READ if task.read_length else 0
+        length = (len(data) or task.read_length) if task.expected is None else task.expected
         limit = min(negotiated.first_burst_length, len(data))
         first = min(limit, negotiated.max_send_segment) if negotiated.immediate_data else 0
         unsolicited = not negotiated.initial_r2t and first < limit
         flags |= 0 if unsolicited else pdu.FINAL
-        self._send_request(task, flags, length, cdb, data[:first], immediate=immediate)
+        task.offered = limit if unsolicited else first
+        cdb = task.cdb.ljust(16, b"\0")
+        self._send_request(task, flags, length, cdb, data[:first], immediate=task.immediate)
         if unsolicited:
-            self._send_data(task, pdu.RESERVED_TAG, first, limit - first)
+            initiator_data.send(self, task, pdu.RESERVED_TAG, first, limit - first)
 
     def _send_data(self, task: Task, ttt: int, offset: int, length: int) -> None:
-        data_sn, end = 0, offset + length
-        while offset < end:
-            size = min(self.parameters.max_send_segment, end - offset)
-            flags = pdu.FINAL if offset + size == end else 0
-            lun = task.lun if ttt != pdu.RESERVED_TAG else 0
-            ids = (lun, task.itt, ttt, self.exp_stat_sn, data_sn, offset)
-            header = pdu.DATA_OUT.pack(InitiatorOpcode.DATA_OUT, flags, size, *ids)
-            self._stream.emit(header, task.data_out[offset : offset + size])
-            offset, data_sn = offset + size, data_sn + 1
+        initiator_data.send(self, task, ttt, offset, length)
 
     def _send_login(self, flags: int, data: bytes) -> None:
         opcode = InitiatorOpcode.LOGIN | pdu.IMMEDIATE
         isid_tsih = (self.settings.isid << 16) | self.tsih
         numbers = (0, 0, self.cmd_sn, self.exp_stat_sn)
-        self._stream.emit(
+        self.stream.emit(
             pdu.GENERIC.pack(opcode, flags, len(data), isid_tsih, *numbers, bytes(16)), data
         )
 
-    # -- receiving ---------------------------------------------------------------------------
+    # -- receiving -------------------------------------------------------------------------------
+
+    def _begin(self, header: bytes) -> None:
+        """A header is here; the data of a long Data-In goes to its task at once."""
+        length = int.from_bytes(header[5:8])
+        if header[0] & 0x3F == TargetOpcode.DATA_IN and self.logged_in and length > LANDING:
+            self.stream.land(initiator_data.place(self, header, length))
 
     def _dispatch(self, header: bytes, segment: bytes) -> None:
         opcode = header[0] & 0x3F
@@ -224,13 +320,15 @@ class InitiatorSession:
             raise InitiatorError(f"iscsi: PDU 0x{opcode:02x} from the target is not known")
         if opcode != TargetOpcode.R2T and (opcode != TargetOpcode.DATA_IN or header[1] & 1):
             self._status_number(int.from_bytes(header[24:28]), header, opcode)
-        max_cmd_sn = int.from_bytes(header[32:36])
+        self.window(int.from_bytes(header[28:32]), int.from_bytes(header[32:36]))
+        handler(self, header, segment)
+
+    def window(self, exp_cmd_sn: int, max_cmd_sn: int) -> None:
+        """What the target says it has taken and will take (4.2.2.1)."""
+        if pdu.serial_less(self.cmd_sn, exp_cmd_sn):
+            raise InitiatorError("iscsi: the target says it took commands that were not sent")
         if pdu.serial_less(self.max_cmd_sn, max_cmd_sn):
             self.max_cmd_sn = max_cmd_sn
-        handler(self, header, segment)
-        while self._waiting and not pdu.serial_less(self.max_cmd_sn, self.cmd_sn):
-            task, fields = self._waiting.popleft()
-            self._send_command(task, fields, immediate=False)
 
     def _status_number(self, stat_sn: int, header: bytes, opcode: int) -> None:
         if stat_sn != self.exp_stat_sn:
@@ -249,108 +347,117 @@ class InitiatorSession:
         self.tsih = int.from_bytes(header[14:16])
         self.parameters = self._login.parameters
         self.logged_in = True
-        self._stream.header_digest = self.parameters.header_digest
-        self._stream.data_digest = self.parameters.data_digest
-        self._stream.max_segment = self.settings.max_recv_segment
+        self.stream.header_digest = self.parameters.header_digest
+        self.stream.data_digest = self.parameters.data_digest
+        self.stream.max_segment = self.settings.max_recv_segment
 
-    def _end(self, header: bytes) -> Task:
+    def end(self, header: bytes, *opcodes: int) -> Task:
+        """The task that this PDU answers, as ended; the answer must be one for its kind."""
         itt = int.from_bytes(header[16:20])
-        task = self.tasks.pop(itt, None)
-        if task is None:
+        task = self.tasks.get(itt)
+        if task is None or task.opcode not in opcodes:
             raise InitiatorError(f"iscsi: an answer to a task that does not exist: 0x{itt:x}")
+        del self.tasks[itt]
         task.done, task.response = True, header[2]
+        self.ended.append(task)
         return task
 
     def _on_response(self, header: bytes, segment: bytes) -> None:
-        task = self._end(header)
+        task = self.end(header, InitiatorOpcode.SCSI_COMMAND)
         task.status = header[3]
         (residual,) = struct.unpack_from(">I", header, 44)
-        self._residual(task, header[1], residual)
+        initiator_data.end(task, header[1], residual)
         if len(segment) >= 2:
             task.sense = segment[2 : 2 + int.from_bytes(segment[:2])]
-
-    def _residual(self, task: Task, flags: int, residual: int) -> None:
-        if flags & pdu.RESIDUAL_UNDERFLOW:
-            task.residual = residual
-        elif flags & pdu.RESIDUAL_OVERFLOW:
-            task.residual = -residual
-
-    def _on_data_in(self, header: bytes, segment: bytes) -> None:
-        task = self.tasks.get(int.from_bytes(header[16:20]))
-        if task is None:
-            raise InitiatorError("iscsi: Data-In for a task that does not exist")
-        data_sn, offset, residual = struct.unpack_from(">III", header, 36)
-        if offset != len(task.data) or data_sn != task.data_pdus:
-            raise InitiatorError(f"iscsi: Data-In {data_sn} at {offset} is out of order")
-        if offset + len(segment) > task.read_length:
-            raise InitiatorError(f"iscsi: Data-In past the {task.read_length} bytes asked for")
-        task.data += segment
-        task.data_pdus += 1
-        if header[1] & pdu.DATA_IN_STATUS:
-            self._end(header)
-            task.response, task.status = 0, header[3]
-            self._residual(task, header[1], residual)
-
-    def _on_r2t(self, header: bytes, segment: bytes) -> None:
-        fields = pdu.R2T.unpack(header)
-        itt, ttt, r2t_sn, offset, length = fields[3], fields[4], *fields[8:11]
-        task = self.tasks.get(itt)
-        if task is None or r2t_sn != task.r2ts:
-            raise InitiatorError(f"iscsi: R2T {r2t_sn} for task 0x{itt:x} is out of order")
-        if not length or length > self.parameters.max_burst_length:
-            raise InitiatorError(f"iscsi: R2T for {length} bytes")
-        if offset + length > len(task.data_out):
-            raise InitiatorError("iscsi: R2T past the end of the data")
-        task.r2ts += 1
-        self._send_data(task, ttt, offset, length)
 
     def _on_nop_in(self, header: bytes, segment: bytes) -> None:
         itt, ttt = struct.unpack_from(">II", header, 16)
         if itt != pdu.RESERVED_TAG:
-            self._end(header).data += segment
+            self.end(header, InitiatorOpcode.NOP_OUT).data = segment
             return
         if ttt != pdu.RESERVED_TAG:
+            self._pongs += _PONG + len(segment)
+            if self._pongs > _MAX_PONGS:
+                raise InitiatorError("iscsi: the target pings faster than it takes the answers")
+            segment = segment[: self.parameters.max_send_segment]
             opcode = InitiatorOpcode.NOP_OUT | pdu.IMMEDIATE
             (lun,) = struct.unpack_from(">Q", header, 8)
             numbers = (lun, itt, ttt, self.cmd_sn, self.exp_stat_sn, bytes(16))
-            self._stream.emit(pdu.GENERIC.pack(opcode, pdu.FINAL, len(segment), *numbers), segment)
+            self.stream.emit(pdu.GENERIC.pack(opcode, pdu.FINAL, len(segment), *numbers), segment)
 
     def _on_text(self, header: bytes, segment: bytes) -> None:
         itt, ttt = struct.unpack_from(">II", header, 16)
         task = self.tasks.get(itt)
-        if task is None or len(task.data) > 1 << 20:
-            raise InitiatorError("iscsi: a Text Response that was not asked for, or too long")
+        if task is None or task.opcode != InitiatorOpcode.TEXT:
+            raise InitiatorError("iscsi: a Text Response that was not asked for")
+        if not isinstance(task.data, bytearray):
+            task.data = bytearray()
         task.data += segment
+        task.rounds += 1
+        if len(task.data) > _MAX_TEXT or task.rounds > _MAX_ROUNDS:
+            raise InitiatorError("iscsi: the target's text does not come to an end")
         if header[1] & pdu.FINAL:
-            self._end(header).response = 0
+            self.end(header, InitiatorOpcode.TEXT).response = 0
+            if task.renegotiates:
+                self.parameters.renegotiate(decode_keys(bytes(task.data)))
             return
+        if ttt == pdu.RESERVED_TAG:
+            raise InitiatorError("iscsi: the target's text has more, and no tag to ask for it")
         tail = bytes(16)  # an empty request with the target's tag asks for more
         self._send_request(task, pdu.FINAL, ttt, tail, b"", immediate=True)
 
-    def _on_end(self, header: bytes, segment: bytes) -> None:
-        task = self._end(header)
-        if task.opcode == InitiatorOpcode.LOGOUT and task.response == 0:
-            self.closed = True
+    def _on_logout(self, header: bytes, segment: bytes) -> None:
+        self.closed |= self.end(header, InitiatorOpcode.LOGOUT).response == 0
+
+    def _on_task_management(self, header: bytes, segment: bytes) -> None:
+        before: list[Task] = []
+        for task in self.tasks.values():
+            if task.itt == int.from_bytes(header[16:20]):
+                break
+            before.append(task)
+        function = self.end(header, InitiatorOpcode.TASK_MANAGEMENT)
+        ends = _ENDS.get(function.function)
+        if ends is None:
+            about = function.about
+            if about is not None and not about.done:
+                sent = self.tasks.get(about.itt) is about
+                if (sent and function.response == 0) or not about.itt:
+                    self._abort(about)
+        elif function.response == 0:
+            for task in before:
+                if task.opcode == InitiatorOpcode.SCSI_COMMAND and ends(function, task):
+                    self._abort(task)
+
+    def _abort(self, task: Task) -> None:
+        self.tasks.pop(task.itt, None)
+        task.done, task.response = True, ABORTED
+        self.ended.append(task)
 
     def _on_async(self, header: bytes, segment: bytes) -> None:
         event, _, *parameters = struct.unpack_from(">BBHHH", header, 36)
-        self.events.append((event, parameters[0], parameters[1], parameters[2]))
+        wanted = self._events.message(event, parameters, segment)
+        if wanted and (self._renegotiation is None or self._renegotiation.done):
+            self._renegotiation = self.text([])
+            self._renegotiation.renegotiates = True
 
     def _on_reject(self, header: bytes, segment: bytes) -> None:
-        self.rejects.append((header[2], segment[:48]))
-        task = self.tasks.pop(int.from_bytes(segment[16:20]), None) if len(segment) >= 48 else None
+        self._events.reject(header[2], segment[: pdu.BHS_LENGTH])
+        if len(segment) < pdu.BHS_LENGTH:
+            return
+        task = self.tasks.pop(int.from_bytes(segment[16:20]), None)
         if task is not None:
-            task.done, task.response = True, 0x100 | header[2]
+            task.done, task.response = True, REJECTED | header[2]
+            self.ended.append(task)
 
 
 _HANDLERS: dict[int, Callable[[InitiatorSession, bytes, bytes], None]] = {
     TargetOpcode.NOP_IN: InitiatorSession._on_nop_in,
     TargetOpcode.SCSI_RESPONSE: InitiatorSession._on_response,
-    TargetOpcode.TASK_MANAGEMENT_RESPONSE: InitiatorSession._on_end,
+    TargetOpcode.TASK_MANAGEMENT_RESPONSE: InitiatorSession._on_task_management,
     TargetOpcode.TEXT_RESPONSE: InitiatorSession._on_text,
-    TargetOpcode.DATA_IN: InitiatorSession._on_data_in,
-    TargetOpcode.LOGOUT_RESPONSE: InitiatorSession._on_end,
-    TargetOpcode.R2T: InitiatorSession._on_r2t,
+    TargetOpcode.DATA_IN: initiator_data.on_data_in,
+    TargetOpcode.LOGOUT_RESPONSE: InitiatorSession._on_logout,
+    TargetOpcode.R2T: initiator_data.on_r2t,
     TargetOpcode.ASYNC_MESSAGE: InitiatorSession._on_async,
     TargetOpcode.REJECT: InitiatorSession._on_reject,
 }

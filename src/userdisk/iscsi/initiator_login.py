@@ -8,18 +8,21 @@ for it, so that a secret is never silently unused.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from userdisk.errors import UserdiskError
+from userdisk.errors import UsageError, UserdiskError
+from userdisk.iscsi.chap import ALGORITHMS, MAX_CHALLENGE
+from userdisk.iscsi.text import TextError, decode_binary, decode_number, decode_pairs
 
 _TRANSIT, _CONTINUE = 0x80, 0x40
 _SECURITY, _OPERATIONAL, _FULL = 0, 1, 3
 _MAX_ROUNDS = 32
+#: CHAP algorithms: SHA3-256, SHA-1, MD5, SHA-256. The last is not first, because some targets (tgt)
+#: take its number for SHA-1.
+_PREFERRED = (8, 6, 5, 7)
 
 #: status class and detail (11.13.5) in words
 _STATUS: dict[int, str] = {
@@ -41,8 +44,9 @@ _STATUS: dict[int, str] = {
 class LoginRefused(UserdiskError):
     """The target refused the login; `status` is class * 256 + detail (RFC 7143 11.13.5)."""
 
-    def __init__(self, status: int) -> None:
+    def __init__(self, status: int, moved_to: str = "") -> None:
         text = _STATUS.get(status, "the target refused the login")
+        text += f" to {moved_to}" if moved_to else ""
         super().__init__(f"iscsi: {text} (login status {status:04x})")
         self.status = status
 
@@ -88,44 +92,78 @@ class Parameters:
     max_send_segment: int = 8192  #: the target's MaxRecvDataSegmentLength
     answers: dict[str, str] = field(default_factory=dict)
 
+    def renegotiate(self, keys: Mapping[str, str]) -> None:
+        """Take what the target announces in full feature phase. Raises `LoginBroken`."""
+        self.answers.update(keys)
+        if (value := keys.get("MaxRecvDataSegmentLength")) is not None:
+            self.max_send_segment = _segment(value)
 
-#: key of the target's answer -> field of Parameters, and how the value reads
-_RESULTS: dict[str, tuple[str, Callable[[str], object]]] = {
-    "HeaderDigest": ("header_digest", lambda value: value == "CRC32C"),
-    "DataDigest": ("data_digest", lambda value: value == "CRC32C"),
-    "InitialR2T": ("initial_r2t", lambda value: value == "Yes"),
-    "ImmediateData": ("immediate_data", lambda value: value == "Yes"),
-    "FirstBurstLength": ("first_burst_length", lambda value: int(value, 0)),
-    "MaxBurstLength": ("max_burst_length", lambda value: int(value, 0)),
-    "MaxRecvDataSegmentLength": ("max_send_segment", lambda value: int(value, 0)),
+
+def _yes(value: str) -> bool:
+    return {"Yes": True, "No": False}[value]
+
+
+def _digest(value: str) -> bool:
+    return {"CRC32C": True, "None": False}[value]
+
+
+#: key of the target's answer -> field of Parameters (and of Settings), how the value reads, and
+#: which it may be after what was offered
+_RESULTS: dict[str, tuple[str, Callable[[str], int], Callable[[int, int], bool]]] = {
+    "HeaderDigest": ("header_digest", _digest, lambda value, offered: value <= offered),
+    "DataDigest": ("data_digest", _digest, lambda value, offered: value <= offered),
+    "InitialR2T": ("initial_r2t", _yes, lambda value, offered: value >= offered),
+    "ImmediateData": ("immediate_data", _yes, lambda value, offered: value <= offered),
+    "FirstBurstLength": (
+        "first_burst_length",
+        decode_number,
+        lambda value, offered: 512 <= value <= offered,
+    ),
+    "MaxBurstLength": (
+        "max_burst_length",
+        decode_number,
+        lambda value, offered: 512 <= value <= offered,
+    ),
 }
+_SEGMENT = range(512, 1 << 24)
+_NO_VALUE = frozenset({"Irrelevant", "Reject", "NotUnderstood"})  # the default stays
+
+#: What a target may say without being asked; anything else that was not offered is an offer of its
+#: own, and is answered. Markers are gone since RFC 7143.
+_DECLARED = frozenset({"TargetAlias", "TargetAddress", "TargetPortalGroupTag", "AuthMethod",
+                       "MaxRecvDataSegmentLength"})  # fmt: skip
+_REFUSALS = {"IFMarker": "No", "OFMarker": "No"}
 
 
 def decode_keys(data: bytes) -> dict[str, str]:
     """The key=value pairs of a text segment. Raises `LoginBroken`."""
-    keys: dict[str, str] = {}
-    for item in data.split(b"\0"):
-        if not item:
-            continue
-        key, equals, value = item.decode("utf-8", "replace").partition("=")
-        if not equals or key in keys:
-            raise LoginBroken(f"iscsi: the target sent the key {key[:64]!r} twice or without value")
-        keys[key] = value
-    return keys
+    try:
+        return dict(decode_pairs(data))
+    except TextError as error:
+        raise LoginBroken(f"iscsi: the target's text makes no sense: {error}") from None
 
 
 class LoginExchange:
     """The login rounds: `first` and `response` give (flags, data) of the next request."""
 
     def __init__(self, settings: Settings, random: Callable[[int], bytes]) -> None:
-        self.parameters = Parameters()
+        secret = settings.mutual_secret
+        if settings.mutual_user is not None and hmac.compare_digest(settings.secret, secret):
+            raise UsageError("CHAP: the secret of the target must not be the initiator's own")
+        self.parameters = Parameters(
+            first_burst_length=min(Parameters().first_burst_length, settings.first_burst_length),
+            max_burst_length=min(Parameters().max_burst_length, settings.max_burst_length),
+        )
         self._settings = settings
         self._random = random
         self._stage = _SECURITY
         self._rounds = 0
         self._partial = b""
+        self._transit = False  # whether the last request asked for the next stage
         self._challenge = b""
         self._identifier = 0
+        self._algorithm = ALGORITHMS[5]
+        self._offered: set[str] = set()
         self._authenticated = settings.user is None
 
     def first(self) -> tuple[int, bytes]:
@@ -147,7 +185,7 @@ class LoginExchange:
         """
         status = int.from_bytes(header[36:38])
         if status:
-            raise LoginRefused(status)
+            raise LoginRefused(status, _moved_to(status, segment))
         self._rounds += 1
         if self._rounds > _MAX_ROUNDS or len(self._partial) > 1 << 16:
             raise LoginBroken("iscsi: the login does not come to an end")
@@ -158,17 +196,22 @@ class LoginExchange:
         keys, self._partial = decode_keys(self._partial), b""
         if flags >> 2 & 3 != self._stage:
             raise LoginBroken("iscsi: the target answers for another stage of the login")
+        if flags & _TRANSIT and not self._transit:
+            raise LoginBroken("iscsi: the target goes on with the login before it was asked to")
         if self._stage == _SECURITY:
             return self._security(keys, flags)
-        self._settle(keys)
+        replies = self._settle(keys)
         if not flags & _TRANSIT:
-            return self._request([])
+            return self._request(replies)
+        if flags & 3 != _FULL:
+            raise LoginBroken("iscsi: the target goes to a stage of the login that there is not")
         return None
 
     def _security(self, keys: dict[str, str], flags: int) -> tuple[int, bytes]:
         self.parameters.answers.update(keys)
         if keys.get("AuthMethod") == "CHAP":
-            return self._request([("CHAP_A", "5")], transit=False)
+            offered = ",".join(str(number) for number in _PREFERRED)
+            return self._request([("CHAP_A", offered)], transit=False)
         if "CHAP_C" in keys:
             return self._request(self._answer_challenge(keys))
         if "CHAP_R" in keys:
@@ -179,17 +222,23 @@ class LoginExchange:
             raise LoginBroken("iscsi: the target did not ask for the CHAP secret that was given")
         if self._challenge:
             raise LoginBroken("iscsi: the target did not prove its own CHAP secret")
-        self._stage = _OPERATIONAL if flags & 3 == _OPERATIONAL else _FULL
+        if flags & 3 != _OPERATIONAL:
+            raise LoginBroken("iscsi: the target leaves out the operational stage of the login")
+        self._stage = _OPERATIONAL
         return self._request(self._offer())
 
     def _answer_challenge(self, keys: dict[str, str]) -> list[tuple[str, str]]:
         settings = self._settings
         if settings.user is None:
             raise LoginBroken("iscsi: the target wants CHAP and no user and secret were given")
-        if keys.get("CHAP_A") != "5":
+        if self._authenticated:
+            raise LoginBroken("iscsi: the target asks twice for the CHAP secret")
+        chosen = keys.get("CHAP_A", "")
+        if chosen not in {str(number) for number in _PREFERRED}:
             raise LoginBroken("iscsi: the target chose a CHAP algorithm that was not offered")
+        self._algorithm = ALGORITHMS[int(chosen)]
         identifier, challenge = _number(keys.get("CHAP_I", "")), _binary(keys["CHAP_C"])
-        answer = _chap(identifier, settings.secret, challenge)
+        answer = _chap(self._algorithm, identifier, settings.secret, challenge)
         self._authenticated = True
         reply = [("CHAP_N", settings.user), ("CHAP_R", "0x" + answer.hex())]
         if settings.mutual_user is not None:
@@ -198,7 +247,8 @@ class LoginExchange:
         return reply
 
     def _check_target(self, keys: dict[str, str]) -> None:
-        expected = _chap(self._identifier, self._settings.mutual_secret, self._challenge)
+        secret = self._settings.mutual_secret
+        expected = _chap(self._algorithm, self._identifier, secret, self._challenge)
         proven = hmac.compare_digest(_binary(keys["CHAP_R"]), expected)
         if not self._challenge or not proven or keys.get("CHAP_N") != self._settings.mutual_user:
             raise LoginBroken("iscsi: the target does not know its CHAP secret")
@@ -223,36 +273,52 @@ class LoginExchange:
                 ("MaxBurstLength", str(settings.max_burst_length)),
                 ("MaxOutstandingR2T", "1"),
                 ("MaxConnections", "1"),
+                ("DataPDUInOrder", "Yes"),
+                ("DataSequenceInOrder", "Yes"),
             ]
+        self._offered = {key for key, _ in keys}
         return keys
 
-    def _settle(self, keys: dict[str, str]) -> None:
+    def _settle(self, keys: dict[str, str]) -> list[tuple[str, str]]:
+        """Take the target's answers, and what it declares; returns answers to its own offers."""
         self.parameters.answers.update(keys)
         for key, value in keys.items():
-            if key in _RESULTS:
-                name, read = _RESULTS[key]
-                try:
-                    setattr(self.parameters, name, read(value))
-                except ValueError:
-                    raise LoginBroken(f"iscsi: {key}={value[:32]} makes no sense") from None
+            if key == "MaxRecvDataSegmentLength":
+                self.parameters.max_send_segment = _segment(value)
+            elif key in _RESULTS and key in self._offered and value not in _NO_VALUE:
+                self._take(key, value)
+        unasked = [key for key in keys if key not in self._offered and key not in _DECLARED]
         sizes = self.parameters
-        if min(sizes.max_send_segment, sizes.max_burst_length, sizes.first_burst_length) < 512:
-            raise LoginBroken("iscsi: the target announces lengths below 512 bytes")
+        sizes.first_burst_length = min(sizes.first_burst_length, sizes.max_burst_length)
+        return [(key, _REFUSALS.get(key, "NotUnderstood")) for key in unasked]
+
+    def _take(self, key: str, value: str) -> None:
+        name, read, allowed = _RESULTS[key]
+        try:
+            number = read(value)
+        except (KeyError, TextError):
+            raise LoginBroken(f"iscsi: {key}={value[:32]!r} makes no sense") from None
+        offered: int = getattr(self._settings, name)
+        if not allowed(number, offered):
+            raise LoginBroken(f"iscsi: {key}={value[:32]!r} is not what was offered")
+        setattr(self.parameters, name, number)
 
     def _request(self, keys: list[tuple[str, str]], *, transit: bool = True) -> tuple[int, bytes]:
         following = _OPERATIONAL if self._stage == _SECURITY else _FULL
         flags = self._stage << 2 | (_TRANSIT | following if transit else 0)
+        self._transit = transit
         return flags, b"".join(f"{key}={value}\0".encode() for key, value in keys)
 
 
-def _chap(identifier: int, secret: bytes, challenge: bytes) -> bytes:
-    return hashlib.md5(bytes([identifier]) + secret + challenge, usedforsecurity=False).digest()
+def _chap(algorithm: str, identifier: int, secret: bytes, challenge: bytes) -> bytes:
+    data = bytes([identifier]) + secret + challenge
+    return hashlib.new(algorithm, data, usedforsecurity=False).digest()
 
 
 def _number(text: str) -> int:
     try:
-        value = int(text, 0)
-    except ValueError:
+        value = decode_number(text)
+    except TextError:
         value = -1
     if not 0 <= value <= 255:
         raise LoginBroken("iscsi: the CHAP identifier makes no sense")
@@ -261,10 +327,27 @@ def _number(text: str) -> int:
 
 def _binary(text: str) -> bytes:
     try:
-        if text[:2] in ("0b", "0B"):
-            return base64.b64decode(text[2:], validate=True)
-        if text[:2] in ("0x", "0X"):
-            return bytes.fromhex(text[2:].rjust(len(text[2:]) + len(text) % 2, "0"))
-    except (binascii.Error, ValueError):
-        pass
-    raise LoginBroken("iscsi: a CHAP value is neither hexadecimal nor base64")
+        return decode_binary(text, MAX_CHALLENGE)
+    except TextError as error:
+        raise LoginBroken(f"iscsi: a CHAP value makes no sense: {error}") from None
+
+
+def _segment(value: str) -> int:
+    try:
+        length = decode_number(value)
+    except TextError:
+        length = 0
+    if length not in _SEGMENT:
+        raise LoginBroken(f"iscsi: MaxRecvDataSegmentLength={value[:32]!r} makes no sense")
+    return length
+
+
+def _moved_to(status: int, segment: bytes) -> str:
+    """The address that a redirection names."""
+    if status >> 8 != 1:
+        return ""
+    try:
+        address = dict(decode_pairs(segment)).get("TargetAddress", "")
+    except TextError:
+        return ""
+    return address[:80] if address.isprintable() else ""
