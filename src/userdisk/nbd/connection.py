@@ -79,6 +79,7 @@ class Connection:
         self._landing: Request | None = None  # a plain WRITE whose data is being received
         self._landing_era = Era()  # in which it was asked for
         self._skipped = 0  # bytes of payload that are still to come and of no use
+        self._withheld: list[Buffer] = []  # the reply to that request
         self._deadline = now + NEGOTIATION_LIMIT
         self._received = self._received_seen = 0
         self._heard = self._looked = now
@@ -336,6 +337,8 @@ class Connection:
                 self._skipped -= incoming.skip(self._skipped)
                 if self._skipped:
                     return
+                out.add(self._withheld)
+                self._withheld = []
             if tasks.receiver is not None and not tasks.feed():
                 return
             if tasks.receiver is None and not self._skipped:
@@ -408,9 +411,15 @@ class Connection:
             return request.length if request.flags & CommandFlag.PAYLOAD_LEN else 0
         return request.length if request.command == Command.WRITE else 0
 
-    def skip(self, count: int) -> None:
-        """The next `count` bytes are payload that nobody wants."""
-        self._skipped += count
+    def skip(self, count: int, reply: list[Buffer]) -> None:
+        """The next `count` bytes are payload that nobody wants; the reply is sent after them.
+
+        Clients take a reply to a request that they have not sent whole for an error of the server.
+        """
+        if count:
+            self._skipped, self._withheld = count, reply
+        else:
+            self.out.add(reply)
 
     def _leave(self, reason: str) -> None:
         self.phase = Phase.LEAVING

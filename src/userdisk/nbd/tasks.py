@@ -139,9 +139,8 @@ class Tasks:
         try:
             steps = self._service.start(request)
         except Refused as refusal:
-            connection.skip(payload)
             self._release(cost, queued=False)
-            self._answer(self._refusal(request, refusal))
+            connection.skip(payload, self._refusal(request, refusal))
             return
         task = Task(request, steps, era, payload, cost)
         self._tasks.add(task)
@@ -245,13 +244,14 @@ class Tasks:
         self._held -= task.cost
         task.steps.close()
         self._give_back(task)
+        left = 0
         if self.receiver is task:  # it ended early
             self.receiver = None
-            connection.skip(task.left)
-        sends = reply is not None and connection.open
-        self._release(task.cost, queued=sends and task.request.command == Command.READ)
-        if reply is not None and connection.open:
-            self._answer(reply)
+            left = task.left
+        if reply is None or not connection.open:
+            reply = []
+        self._release(task.cost, queued=bool(reply) and task.request.command == Command.READ)
+        connection.skip(left, reply)
 
     # -- operations ----------------------------------------------------------------------------
 
