@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.interop.libnbd import NEEDS_LIBNBD, libnbd
 from tests.kit.nbd_server import nbd_server
 from tests.kit.requires import requires
 from tests.kit.units import AsyncRamUnit, ConcurrentRamUnit, InlineRamUnit, RamUnit
@@ -46,12 +47,6 @@ h.flush()
 assert h.pread(4096, size - 4096) == b"x" * 4096
 h.shutdown()
 """
-
-NEEDS_LIBNBD = pytest.mark.skipif(
-    not Path("/usr/bin/python3").exists()
-    or subprocess.run(["/usr/bin/python3", "-c", "import nbd"], capture_output=True).returncode,
-    reason="needs python3-libnbd",
-)
 
 
 @pytest.fixture
@@ -143,7 +138,7 @@ def test_fio(tmp_path: Path, short: Path, kind: type[RamUnit]) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_libnbd_errors(short: Path, kind: type[RamUnit]) -> None:
     with nbd_server(short, disk=kind(block_count=SIZE // 512)) as uri:
-        run("/usr/bin/python3", "-c", LIBNBD, uri)
+        libnbd(LIBNBD, uri)
 
 
 # Contexts, DF, REQ_ONE, NO_HOLE, FAST_ZERO, and a flush on another connection.
@@ -190,4 +185,4 @@ plain.shutdown()
 @pytest.mark.parametrize("kind", KINDS)
 def test_libnbd_structured(short: Path, kind: type[RamUnit]) -> None:
     with nbd_server(short, disk=kind(block_count=SIZE // 512)) as uri:
-        run("/usr/bin/python3", "-c", STRUCTURED, uri)
+        libnbd(STRUCTURED, uri)

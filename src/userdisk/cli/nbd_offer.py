@@ -136,8 +136,9 @@ def _commands(offer: NbdOffer) -> Iterator[str]:
     else:
         path = os.path.abspath(address)
         yield f"nbd-client -unix {shlex.quote(path)} /dev/nbd0 -N {name}{extra}"
-        source = f'<source protocol="nbd" name="{_xml(offer.export)}">'
-        yield f'# libvirt: {source}<host transport="unix" socket="{_xml(path)}"/></source>'
+        if not offer.tls:  # libvirt: TLS is for hosts with a name
+            source = f'<source protocol="nbd" name="{_xml(offer.export)}">'
+            yield f'# libvirt: {source}<host transport="unix" socket="{_xml(path)}"/></source>'
 
 
 def _server(address: Address) -> str:
