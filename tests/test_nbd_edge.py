@@ -20,10 +20,12 @@ from tests.kit.requires import requires
 from tests.kit.sockets import eventually
 from tests.kit.units import InlineRamUnit, RamUnit
 from userdisk import portal as portal_module
-from userdisk.errors import UsageError
+from userdisk.errors import UsageError, UserdiskError
 from userdisk.gate import Gate
 from userdisk.nbd import connection as connection_module
 from userdisk.nbd.export import Export
+from userdisk.nbd.uri import parse_uri
+from userdisk.nbd_client import Client
 from userdisk.server import Server
 from userdisk.tls import ServerTls, client_context
 from userdisk.tls_stream import TlsStream
@@ -157,6 +159,28 @@ def test_a_client_without_a_certificate(certificates: Path, tmp_path: Path) -> N
         encrypted(address, client_context(tmp_path)) as sock,
     ):
         goes(sock)
+
+
+@needs_openssl
+def test_a_server_behind_a_unix_socket_has_no_name_unless_one_is_given(
+    certificates: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    other = make_certificates(tmp_path / "other")
+    path = tmp_path / "s"
+    export = Export("disk", Gate(InlineRamUnit()))
+    server = Server([], listen=(), exports=[export], nbd=[path], tls=ServerTls(certificates))
+    server.start()
+    try:
+        uri = f"nbds+unix:///disk?socket={path}&tls-certificates="
+        for good in (f"{certificates}", f"{certificates}&tls-hostname=localhost"):
+            Client(parse_uri(uri + good)).close()
+        for wrong in (f"{certificates}&tls-hostname=elsewhere", f"{other}"):
+            with pytest.raises(UserdiskError, match="TLS failed"):
+                Client(parse_uri(uri + wrong)).close()
+        Client(parse_uri(f"{uri}{other}&tls-verify-peer=0")).close()
+    finally:
+        server.stop()
 
 
 @needs_openssl
