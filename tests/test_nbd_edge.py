@@ -146,18 +146,24 @@ def test_a_client_with_a_certificate(certificates: Path, version: ssl.TLSVersion
 
 
 @needs_openssl
-def test_a_client_without_a_certificate(certificates: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("version", "alert"),
+    [
+        (ssl.TLSVersion.TLSv1_2, "HANDSHAKE_FAILURE"),
+        (ssl.TLSVersion.TLSv1_3, "CERTIFICATE_REQUIRED"),  # when the client thinks it is in
+    ],
+)
+def test_a_client_without_a_certificate(
+    certificates: Path, tmp_path: Path, version: ssl.TLSVersion, alert: str
+) -> None:
     (tmp_path / "ca-cert.pem").write_bytes((certificates / "ca-cert.pem").read_bytes())
-    with (
-        serving(ServerTls(certificates, verify_peer=True)) as (_, address),
-        pytest.raises((OSError, AssertionError)),
-        encrypted(address, client_context(tmp_path)) as sock,
-    ):
-        goes(sock)
-    with (
-        serving(ServerTls(certificates)) as (_, address),
-        encrypted(address, client_context(tmp_path)) as sock,
-    ):
+    context = client_context(tmp_path)
+    context.maximum_version = version
+    with serving(ServerTls(certificates, verify_peer=True)) as (server, address):
+        with pytest.raises(ssl.SSLError, match=alert), encrypted(address, context) as sock:
+            sock.recv(1)
+        eventually(lambda: not server._portals._owners)
+    with serving(ServerTls(certificates)) as (_, address), encrypted(address, context) as sock:
         goes(sock)
 
 

@@ -76,6 +76,76 @@ def test_nbdinfo(short: Path) -> None:
         assert subprocess.run(["nbdinfo", "--is", "read-only", uri], check=False).returncode == 2
 
 
+@requires("nbdinfo")
+def test_nbdinfo_of_a_read_only_export(short: Path) -> None:
+    def answers(option: str, what: str) -> bool:
+        done = subprocess.run(["nbdinfo", option, what, uri], capture_output=True, check=False)
+        assert done.returncode in (0, 2), done  # 2: no
+        return done.returncode == 0
+
+    with nbd_server(short, disk=InlineRamUnit(write_protected=True)) as uri:
+        (told,) = json.loads(run("nbdinfo", "--json", uri))["exports"]
+        assert told["is_read_only"] is True and told["can_multi_conn"] is True
+        assert told["contexts"] == ["base:allocation"]
+        for what in ("trim", "zero", "fast_zero"):
+            assert told[f"can_{what}"] is False
+        assert answers("--is", "read-only") and answers("--can", "read")
+        for what in ("write", "trim", "zero", "fast-zero"):
+            assert not answers("--can", what)
+    with nbd_server(short, disk=InlineRamUnit()) as uri:
+        assert not answers("--is", "read-only")
+        for what in ("write", "trim", "zero", "fast-zero", "flush", "fua"):
+            assert answers("--can", what)
+
+
+@requires("nbdcopy")
+@pytest.mark.parametrize("kind", KINDS)
+def test_nbdcopy_of_4096_byte_blocks(tmp_path: Path, short: Path, kind: type[RamUnit]) -> None:
+    """Both ways, over one connection and over several."""
+    source, back = tmp_path / "source", tmp_path / "back"
+    unit = kind(block_count=SIZE // 4096, block_length=4096)
+    with nbd_server(short, disk=unit) as uri:
+        for connections in (1, 4):
+            source.write_bytes(os.urandom(SIZE))
+            many = f"--connections={connections}"
+            run("nbdcopy", many, "--flush", source, uri)
+            assert source.read_bytes() == unit.memory
+            run("nbdcopy", many, uri, back)
+            assert source.read_bytes() == back.read_bytes()
+        assert unit.calls["flush"] >= 2
+
+
+@requires("qemu-img", "qemu-io")
+def test_qemu_img_map(tmp_path: Path, short: Path) -> None:
+    """Data where it was written, holes around it; all of a disk that knows no holes is data."""
+    image = tmp_path / "image"
+    with image.open("wb") as file:
+        for at in (0, 2, 5):
+            file.seek(at << 20)
+            file.write(b"d" * (1 << 20))
+    os.truncate(image, SIZE)
+    units = {"sparse": open_unit(str(image)), "full": InlineRamUnit(block_count=SIZE // 512)}
+
+    def mapped(uri: str) -> list[tuple[int, int, bool, bool]]:
+        found = json.loads(run("qemu-img", "map", "--output=json", "-f", "raw", uri))
+        return [
+            (each["start"] >> 20, each["length"] >> 20, each["data"], each["zero"])
+            for each in found
+        ]
+
+    with nbd_server(short, **units) as uri:
+        full = uri.replace("sparse", "full")
+        data, hole = (True, False), (False, True)
+        assert mapped(full) == [(0, 8, *data)]
+        assert mapped(uri) == [
+            (0, 1, *data), (1, 1, *hole), (2, 1, *data), (3, 2, *hole), (5, 1, *data), (6, 2, *hole)
+        ]  # fmt: skip
+        run("qemu-io", "-f", "raw", "-c", "discard 2M 1M", "-c", "write 6M 1M", uri)
+        assert mapped(uri) == [
+            (0, 1, *data), (1, 4, *hole), (5, 2, *data), (7, 1, *hole)
+        ]  # fmt: skip
+
+
 @requires("nbdcopy", "nbdinfo")
 def test_nbdcopy_of_a_sparse_image(tmp_path: Path, short: Path) -> None:
     """Content there and back over several connections; what was a hole is one."""
