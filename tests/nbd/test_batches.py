@@ -13,7 +13,7 @@ from userdisk import errors
 from userdisk.nbd.outgoing import OUTPUT_BUFFERS, OUTPUT_BYTES
 from userdisk.nbd.wire import Command, CommandFlag, Error
 from userdisk.operation import Kind
-from userdisk.unit import Buffer, Inline
+from userdisk.unit import Buffer, Extent, Inline
 
 READ, WRITE, FLUSH = Command.READ, Command.WRITE, Command.FLUSH
 GENERAL = CommandFlag.DF  # a READ with it is not plain
@@ -132,6 +132,26 @@ def test_views_go_out_only_if_no_other_thread_can_write(flags: int) -> None:
             out = link.connection.out
             assert out.live is live
             assert any(type(each) is memoryview for each in out.buffers) is live
+
+
+def test_a_part_of_a_read_that_waits_for_another_part_is_copied() -> None:
+    """The first run of data is read at once, the last one on a thread of the unit."""
+
+    class Sparse(LiveRamUnit):
+        def extents(self, lba: int, blocks: int) -> Iterable[Extent]:
+            yield Extent(0, 128)
+            yield Extent(128, 128, mapped=False, zero=True)
+            yield Extent(256, blocks - 256)
+
+    unit = Sparse(block_count=1 << 13)
+    unit.memory[:] = b"r" * len(unit.memory)
+    with Link(unit) as link:
+        batch(link, link.request(READ, 0, 4 << 20))
+        assert link.connection.tasks.operating
+        assert not link.connection.out.live
+        while link.connection.tasks.operating:
+            link.wait()
+        assert bytes(link.received[HEADER : HEADER + 65536]) == b"r" * 65536
 
 
 @pytest.mark.parametrize("command", [WRITE, Command.WRITE_ZEROES, Command.TRIM])
