@@ -60,6 +60,8 @@ class _SgIoHeader(ctypes.Structure):
 class Disk:
     """The disk, past the page cache. `write` and `discard` may be called on any thread."""
 
+    flushes_after_fua = False
+
     def __init__(self, path: str) -> None:
         self.descriptor = os.open(path, os.O_RDWR | os.O_DIRECT)
 
@@ -87,12 +89,29 @@ class Disk:
         assert not (header.status or header.host_status or header.driver_status), "FUA write failed"
 
     def discard(self, block: int, blocks: int) -> None:
-        """Returns when the disk has acknowledged the UNMAP."""
+        """Returns when the disk has acknowledged the UNMAP (or TRIM)."""
         fcntl.ioctl(self.descriptor, BLKDISCARD, struct.pack("=QQ", block * BLOCK, blocks * BLOCK))
 
     def flush(self) -> None:
-        """Returns when the disk has acknowledged SYNCHRONIZE CACHE."""
+        """Returns when the disk has acknowledged SYNCHRONIZE CACHE (or FLUSH)."""
         os.fsync(self.descriptor)
+
+
+class BlockDevice(Disk):
+    """A disk that takes no SCSI commands: Linux follows each FUA write with a flush."""
+
+    flushes_after_fua = True
+
+    def write_fua(self, block: int, blocks: int, version: int) -> None:
+        """Returns when the disk has acknowledged the write with FUA, and then the flush."""
+        with _aligned(block, blocks, version) as buffer:
+            written = os.pwritev(self.descriptor, [buffer], block * BLOCK, os.RWF_DSYNC)
+            assert written == blocks * BLOCK, written
+
+
+def open_disk(path: str) -> Disk:
+    """The disk as one that takes SCSI commands, if it does."""
+    return Disk(path) if path.startswith("/dev/sd") else BlockDevice(path)
 
 
 def _contents(block: int, blocks: int, version: int) -> list[bytes]:
@@ -143,6 +162,8 @@ def run(disk: Disk, dm_device: str, rounds: int, seed: int) -> list[Step]:
                 fua = Step("fua", chance.randrange(BLOCKS - 4), 4, version)
                 perform(fua)
                 history.append(fua)
+                if disk.flushes_after_fua:
+                    history.append(Step("flush"))
                 mark()
                 continue
             before = changes(chance.randint(1, 6))
@@ -162,6 +183,6 @@ def run(disk: Disk, dm_device: str, rounds: int, seed: int) -> list[Step]:
 if __name__ == "__main__":
     rounds_text, folder, *pairs = sys.argv[1:]
     for path, device in zip(pairs[::2], pairs[1::2], strict=True):
-        done = run(Disk(path), device, int(rounds_text), seed=1)
+        done = run(open_disk(path), device, int(rounds_text), seed=1)
         with open(f"{folder}/{device}.json", "w") as file:
             json.dump(done, file)

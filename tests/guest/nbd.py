@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 from tests.guest.session import HOST, Guest
 
 
 class NbdDisk:
     """One of the guest's `/dev/nbdN`, connected; `with` disconnects it.
 
-    `block_length` is what nbd-client tells the kernel: it does not ask the server. Not thread-safe;
-    raises GuestError when a command in the guest fails.
+    `block_length` is what nbd-client tells the kernel: it does not ask the server. `timeout`
+    is in seconds: then the kernel asks again over another connection. Not thread-safe; raises
+    GuestError when a command in the guest fails.
     """
 
     def __init__(
@@ -20,6 +23,7 @@ class NbdDisk:
         *,
         connections: int = 1,
         block_length: int = 512,
+        timeout: int | None = None,
         number: int = 0,
         host: str = HOST,
     ) -> None:
@@ -30,6 +34,8 @@ class NbdDisk:
         self._command = (
             f"nbd-client {host} {port} {self.device} -N {export} -C {connections} -b {block_length}"
         )
+        if timeout is not None:
+            self._command += f" -t {timeout}"
 
     def connect(self) -> str:
         """Connect, and return when the disk has its size; what nbd-client said."""
@@ -43,6 +49,16 @@ class NbdDisk:
             f"umount -q {self.device}; nbd-client -d {self.device};"
             f" until grep -qx 0 /sys/block/{self.name}/size; do sleep 0.3; done"
         )
+
+    def busiest(self) -> int:
+        """The port, in the guest, of the connection over which most was sent."""
+        output = self.guest.check(f"ss -HtniO state established dport = :{self.port}")
+        sent = r":(\d+)\s+\S+:\d+\s.*bytes_sent:(\d+)"
+        return max((int(found[2]), int(found[1])) for found in re.finditer(sent, output))[1]
+
+    def cut(self, port: int) -> None:
+        """Break the connection from this port of the guest."""
+        self.guest.check(f"ss -K dport = :{self.port} sport = :{port}")
 
     def sys(self, *paths: str) -> list[str]:
         """What files below /sys/block/nbdN say."""

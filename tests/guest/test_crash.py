@@ -1,8 +1,9 @@
 """A write answered before a flush that was answered is on the medium: every crash, replayed.
 
-In the guest: a medium under dm-log-writes, the server over it, Linux's own initiator, a workload
-that marks the log after every acknowledged flush and FUA write. On the host: the log is replayed
-to every mark, flush and FUA write, and what is there compared with what was promised.
+In the guest: a medium under dm-log-writes, the server over it, Linux's own initiator or its NBD
+driver, a workload that marks the log after every acknowledged flush and FUA write. On the host: the
+log is replayed to every mark, flush and FUA write, and what is there compared with what was
+promised.
 """
 
 from __future__ import annotations
@@ -21,15 +22,18 @@ import pytest
 from tests.guest.crash_model import BLOCK, BLOCKS, Promise, Step
 from tests.guest.initiator import LinuxInitiator
 from tests.guest.logwrites import Flag, Replay, read_log
+from tests.guest.nbd import NbdDisk
 from tests.kit.requires import requires
 
 pytestmark = [
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(420),
     requires("iscsid", "iscsiadm", "dmsetup", "losetup", "mkfs.ext4", "e2fsck", "debugfs"),
+    requires("nbd-client"),
 ]
 
 NAME = "iqn.2026-11.test:crash"
 PORTAL = "127.0.0.1:3260"
+NBD_PORT = 10809
 IMAGE_SIZE = BLOCK * BLOCKS
 MEDIUM_SIZE = 32 << 20
 ROUNDS = 15
@@ -72,6 +76,7 @@ class Medium:
     name: str
     unit: str
     file_system: bool = True
+    nbd: bool = False
 
     @property
     def variables(self) -> str:
@@ -83,6 +88,8 @@ MEDIA = (
     Medium("image", "/run/crash/image/mount/disk.img"),
     Medium("device", "/dev/mapper/device", file_system=False),
     Medium("faulty", f"{UNITS}:NoSync"),
+    Medium("nbdimage", "/run/crash/nbdimage/mount/disk.img", nbd=True),
+    Medium("nbdfaulty", f"{UNITS}:NoSyncNbd", nbd=True),
 )
 
 
@@ -102,6 +109,7 @@ def runs(initiator: LinuxInitiator, guest_share: Path) -> Iterator[Mapping[str, 
     folder = guest_share / "crash"
     folder.mkdir()
     guest.check(_QUIET)
+    exports: list[NbdDisk] = []
     try:
         for medium in MEDIA:
             script = _SET_UP + (_FILE_SYSTEM if medium.file_system else "")
@@ -110,10 +118,18 @@ def runs(initiator: LinuxInitiator, guest_share: Path) -> Iterator[Mapping[str, 
         disks = initiator.login(NAME, PORTAL, units=len(MEDIA))
         workload = [sys.executable, "-m", "tests.guest.crash_workload", str(ROUNDS), str(folder)]
         for medium, disk in zip(MEDIA, disks, strict=True):
+            if medium.nbd:
+                number = len(exports)
+                exported = NbdDisk(guest, NBD_PORT, medium.name, number=number, host="127.0.0.1")
+                exported.connect()
+                exports.append(exported)
+                disk = exported.device
             workload += [disk, medium.name]
-        guest.check(f"cd {REPOSITORY} && DM_DISABLE_UDEV=1 {shlex.join(workload)}", 200)
+        guest.check(f"cd {REPOSITORY} && DM_DISABLE_UDEV=1 {shlex.join(workload)}", 300)
     finally:
         initiator.drop(NAME, PORTAL)
+        for exported in exports:
+            exported.disconnect()
         guest.run(_KILL_SERVER)
         for medium in MEDIA:
             guest.run(medium.variables + _TEAR_DOWN, 60)
@@ -132,6 +148,8 @@ def _serve(initiator: LinuxInitiator) -> None:
     guest = initiator.guest
     units = " ".join(medium.unit for medium in MEDIA)
     server = f"{sys.executable} -m userdisk serve {units} --name {NAME} --listen {PORTAL}"
+    server += f" --nbd 127.0.0.1:{NBD_PORT}"
+    server += "".join(f" --export {medium.name}" for medium in MEDIA)
     guest.start(
         f"env -C {REPOSITORY} {server}",
         "/run/crash/server.log",
@@ -179,7 +197,7 @@ def _crash_everywhere(run: Run, folder: Path) -> tuple[int, list[str]]:
     return points, broken
 
 
-@pytest.mark.parametrize("medium", ["image", "device"])
+@pytest.mark.parametrize("medium", ["image", "device", "nbdimage"])
 def test_what_was_flushed_survives_a_crash(
     runs: Mapping[str, Run], tmp_path: Path, medium: str
 ) -> None:
@@ -188,7 +206,10 @@ def test_what_was_flushed_survives_a_crash(
     assert points > ROUNDS
 
 
-def test_a_unit_that_does_not_sync_is_found_out(runs: Mapping[str, Run], tmp_path: Path) -> None:
-    _, broken = _crash_everywhere(runs["faulty"], tmp_path)
+@pytest.mark.parametrize("medium", ["faulty", "nbdfaulty"])
+def test_a_unit_that_does_not_sync_is_found_out(
+    runs: Mapping[str, Run], tmp_path: Path, medium: str
+) -> None:
+    _, broken = _crash_everywhere(runs[medium], tmp_path)
     assert any("after mark 0:" in line for line in broken), broken
     assert any(f"after mark {ROUNDS - 1}:" in line for line in broken)

@@ -41,11 +41,19 @@ class SlowFlush(StorageUnit):
 class NoSync(FileUnit):
     """A file whose data is never made durable: the fault that the crash test must find."""
 
+    path = "/run/crash/faulty/mount/disk.img"
+
     def __init__(self) -> None:
-        super().__init__("/run/crash/faulty/mount/disk.img")
+        super().__init__(self.path)
 
     def flush(self) -> None:
         pass
 
     def write(self, lba: int, data: memoryview, fua: bool) -> None:
         super().write(lba, data, False)
+
+
+class NoSyncNbd(NoSync):
+    """The same over NBD, on a medium of its own."""
+
+    path = "/run/crash/nbdfaulty/mount/disk.img"
