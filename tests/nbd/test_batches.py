@@ -173,17 +173,18 @@ def test_the_last_blocks_are_plain_too() -> None:
         assert link.connection.counters[link.gate].commands == 0
 
 
+@pytest.mark.parametrize("length", [512, 32 * KIB, 256 * KIB])
 @pytest.mark.parametrize("flags", [0, CommandFlag.FUA])
-def test_errors_are_counted_for_what_failed(flags: int) -> None:
+def test_errors_are_counted_for_what_failed(flags: int, length: int) -> None:
     def fault(name: str, lba: int, blocks: int) -> None:
         raise OSError(5, "no")
 
     unit = InlineRamUnit()
-    with Link(unit) as link:
+    with Link(unit, piece=10_000) as link:
         unit.fault = fault
-        assert link.write(0, bytes(512), flags) == Error.EIO
+        assert link.write(0, bytes(length), flags) == Error.EIO
         assert (link.gate.read_errors, link.gate.write_errors) == (0, 1)
-        assert link.do(READ, 0, 512, flags).error == Error.EIO
+        assert link.do(READ, 0, length, flags).error == Error.EIO
         assert (link.gate.read_errors, link.gate.write_errors) == (1, 1)
         counters = link.connection.counters[link.gate]
         assert (counters.commands, counters.failures) == (2, 2)

@@ -95,6 +95,24 @@ def test_a_long_read_holds_its_memory_until_it_is_sent() -> None:
         assert all_free(link)
 
 
+def test_who_has_what_is_always_had_does_not_get_it_twice() -> None:
+    """Also while it is in a reply that has not been sent."""
+    size = MIB // 4
+    with Link(InlineRamUnit()) as link:
+        assert link.environment.budget.take(PROCESS_LIMIT)  # by others
+        bring(link, link.request(READ, 0, size, GENERAL) + link.request(READ, 0, size, GENERAL))
+        assert link.connection.out.size == 28 + size
+        assert link.connection.more
+        link.connection.take_output()
+        link.connection.resume()
+        assert link.connection.out.size == 28 + size
+        assert not link.connection.more
+        link.connection.take_output()
+        link.connection.buffer()
+        link.environment.budget.give(PROCESS_LIMIT)
+        assert all_free(link)
+
+
 def test_a_write_gives_its_memory_back_when_it_is_done() -> None:
     with Link(InlineRamUnit()) as link:
         bring(link, link.request(WRITE, 0, MIB, FUA, bytes(MIB)))
@@ -142,11 +160,12 @@ def buffers_of(link: Link) -> list[bytearray]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_buffers_are_used_again_by_one_at_a_time(kind: str) -> None:
+@pytest.mark.parametrize("size", [MIB, 4 * MIB])
+def test_buffers_are_used_again_by_one_at_a_time(kind: str, size: int) -> None:
     unit = KINDS[kind](block_count=1 << 14)
     with Link(unit) as link:
         for number in range(3):
-            data = bytes([number + 1]) * (4 * MIB)
+            data = bytes([number + 1]) * size
             assert not link.write(0, data)
             assert link.read(0, len(data)) == data
             free = buffers_of(link)
