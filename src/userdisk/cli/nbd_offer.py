@@ -6,13 +6,15 @@ import os
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
 from userdisk.cli.names import parse_portal, portal_text
 from userdisk.cli.units import unit_name
 from userdisk.errors import UsageError
-from userdisk.tls import ServerTls
+
+if TYPE_CHECKING:
+    from userdisk.tls import ServerTls
 
 DEFAULT_PORT = 10809
 DEFAULT_ADDRESS = f"127.0.0.1:{DEFAULT_PORT}"
