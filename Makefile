@@ -7,18 +7,23 @@ PYTHON ?= $(shell for python in /usr/bin/python3 python3 python3.14 python3.13 p
 VENV := .venv
 BIN := $(VENV)/bin
 
-# Slow, or needs programs of other projects; everything else is the unit part.
-SYSTEM_TESTS := $(wildcard $(addprefix tests/,attach bench cli conformance docs dotnet interop guest \
-	iscsi/test_fuzz*.py target/test_*fuzz.py test_fuzz_coverage.py test_conftest.py \
+# What is slow, or needs programs of other projects, in parts; everything else is the unit part.
+NBD_TESTS := $(wildcard $(addprefix tests/,attach/test_nbd*.py guest/test_nbd*.py interop/test_nbd*.py \
+	nbd/test_client.py nbd/test_connection.py nbd/test_memory.py nbd/test_replay.py \
+	nbd/test_withheld.py nbd/test_transmission.py test_both_protocols.py \
+	test_nbd_both_ends.py test_nbd_client.py test_nbd_edge.py))
+TOOLS_TESTS := $(wildcard $(addprefix tests/,dotnet scenarios))
+CORE_TESTS := $(wildcard $(addprefix tests/,attach bench cli conformance docs interop guest \
+	iscsi/test_data_out.py iscsi/test_fast_path_checks.py iscsi/test_residuals.py \
+	iscsi/test_fuzz*.py target/test_operations.py target/test_*fuzz.py test_fuzz_coverage.py test_conftest.py \
 	target/test_*model.py target/test_*oracle.py testing \
 	test_block_sessions.py test_fencing.py test_portal_groups.py test_resize.py \
-	nbd/test_connection.py nbd/test_replay.py nbd/test_transmission.py \
-	test_both_protocols.py test_nbd_both_ends.py test_nbd_client.py test_nbd_edge.py \
 	test_server_medium.py))
+SYSTEM_TESTS := $(CORE_TESTS) $(NBD_TESTS) $(TOOLS_TESTS)
 SOURCES := $(wildcard src tests bench examples)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages check format unit test conformance fuzz bench demo dotnet clean
+.PHONY: help setup packages check format unit core nbd tools test conformance fuzz bench demo dotnet clean
 
 help: ## this text
 	@echo 'make TARGET, where TARGET is one of'
@@ -67,11 +72,18 @@ format: setup ## rewrite the sources in the project's style
 	$(BIN)/ruff format $(SOURCES)
 
 unit: setup ## the fast tests: no root, no other programs
-	$(BIN)/python -m pytest -q $(addprefix --ignore=,$(SYSTEM_TESTS))
+	$(BIN)/python -m pytest -q --numprocesses auto $(addprefix --ignore=,$(SYSTEM_TESTS))
 
-test: setup packages ## every test: unit, then with other people's initiators, kernels and tools
-	$(BIN)/python -m pytest -q $(addprefix --ignore=,$(SYSTEM_TESTS))
-	$(BIN)/python -m pytest -q $(SYSTEM_TESTS)
+core: setup packages ## iSCSI and attached disks with other people's initiators, kernels and tools
+	$(BIN)/python -m pytest -q $(addprefix --ignore=,$(NBD_TESTS) $(TOOLS_TESTS)) $(CORE_TESTS)
+
+nbd: setup packages ## NBD with other people's clients, servers and kernels
+	$(BIN)/python -m pytest -q $(NBD_TESTS)
+
+tools: setup packages ## the tools, the pipe protocol and its other languages
+	$(BIN)/python -m pytest -q $(TOOLS_TESTS)
+
+test: unit core nbd tools ## every test but the conformance suite
 
 conformance: setup packages ## libiscsi's suite against every kind of disk; CONFORMANCE='1 2' for some
 	$(BIN)/python -m tests.conformance $(CONFORMANCE)

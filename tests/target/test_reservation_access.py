@@ -146,7 +146,7 @@ def conflict(host: Host, name: str) -> bool:
     return task.completions[:1] == [command.CONFLICT]  # some go on in the background
 
 
-@pytest.mark.parametrize("name", [*RULES, *RESERVING])
+@pytest.mark.parametrize("name", [*RULES, *sorted(RESERVING)])
 def test_nothing_is_reserved(name: str) -> None:
     assert not conflict(Host(ready_nexus(disk(), "iqn.x")), name)
 
@@ -195,7 +195,7 @@ def test_persistent_reserve_out(name: str) -> None:
             assert result.status == (0 if letter == "A" else CONFLICT), (kind, registered)
 
 
-@pytest.mark.parametrize("name", [*RULES, *BY_SERVICE_ACTION, *RESERVING])
+@pytest.mark.parametrize("name", [*RULES, *BY_SERVICE_ACTION, *sorted(RESERVING)])
 def test_reserve_of_another_nexus(name: str) -> None:
     target = disk()
     holder, host = (Host(ready_nexus(target, f"iqn.x:{each}")) for each in "ab")
