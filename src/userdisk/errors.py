@@ -197,6 +197,48 @@ def from_nbd(number: int, message: str, *, writing: bool, lba: int | None = None
     return kind(message, lba=lba)
 
 
+#: Sense data of somebody else's disk that means one class of the table, and what each other sense
+#: key means; the reverse of `sense`.
+_BY_SENSE: dict[tuple[int, int, int], type[StorageError]] = {
+    kind.sense: kind
+    for kind in (
+        NoMedium,
+        SanitizeInProgress,
+        OutOfSpace,
+        OutOfRange,
+        Unsupported,
+        OutOfMemory,
+        ReservationConflict,
+    )
+}
+_BY_SENSE_KEY: dict[int, type[StorageError]] = {
+    0x2: NotReady,
+    0x3: MediumError,
+    0x4: HardwareError,
+    0x5: Unsupported,
+    0x7: WriteProtected,
+    0x8: MediumError,
+    0xB: Aborted,
+    0xD: OutOfSpace,
+}
+
+
+def from_sense(
+    sense: tuple[int, int, int], message: str, *, writing: bool, lba: int | None = None
+) -> StorageError:
+    """The table's entry for sense key, code and qualifier that another disk has given.
+
+    `writing` is true for everything that stores: a medium error is then a write error.
+    """
+    key, code, _ = sense
+    kind = _BY_SENSE.get(sense) or _BY_SENSE_KEY.get(key, HardwareError)
+    if (key, code) == (0x2, 0x3A):  # with the tray open, or closed
+        kind = NoMedium
+    if kind is MediumError and writing:
+        kind = WriteError
+    return kind(message, lba=lba)
+
+
 def _errno_of(error: OSError) -> int | None:
     """Its number, also where Python sets none: OSError(errno.EIO), and time-outs of sockets."""
     if error.errno is not None:

@@ -292,7 +292,7 @@ class Client:
             session = self.session
             late = [task for task in (*session.tasks.values(), *session.waiting) if task.deadline]
             if any(task.deadline < now for task in late):
-                self._give_up(f"no answer in {self.timeout:g} seconds")
+                self._give_up("the target did not answer in time")
 
 
 def tell(ended: list[Task]) -> None:

@@ -1,7 +1,7 @@
 """Units that come with userdisk, and `open_unit`, which makes any unit from what a person writes.
 
-`ram:SIZE`, an image file, a block device, `nbd:URI`, `module:Class` or `file.py:Class`. A further
-kind is a row in `_SCHEMES` and a module that is imported when it is used.
+`ram:SIZE`, an image file, a block device, `nbd:URI`, `iscsi:URL`, `module:Class` or
+`file.py:Class`. A further kind is a row in `_SCHEMES` and a module, imported when it is used.
 """
 
 from __future__ import annotations
@@ -182,6 +182,19 @@ def _nbd(request: _Request) -> StorageUnit:
     )
 
 
+def _iscsi(request: _Request) -> StorageUnit:
+    from userdisk.backend.iscsi import IscsiUnit
+
+    return IscsiUnit(
+        request.rest if request.rest.startswith("iscsi:") else request.spec,
+        size=request.size,
+        read_only=request.read_only,
+        new_guid=request.new_guid,
+        **request.common(),
+        guid=_guid(request),
+    )
+
+
 def _class(request: _Request) -> StorageUnit:
     from userdisk import identity
     from userdisk.backend import python
@@ -213,6 +226,7 @@ def _guid(request: _Request) -> str | None:
 
 _SCHEMES: Final[Mapping[str, Callable[[_Request], StorageUnit]]] = {
     "ram": _ram,
+    "iscsi": _iscsi,  # iscsi://..., also with another iscsi: in front
     # nbd:URI, and a URI as it is
     **dict.fromkeys(
         ("nbd", "nbds", "nbd+unix", "nbds+unix", "nbd+vsock", "nbds+vsock"),

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from userdisk.unit import StorageUnit
 
 UNIT_HELP = (
-    "UNIT is ram:SIZE, an image file, a block device, nbd:URI, or module:Class or file.py:Class"
-    " for a class of your own."
+    "UNIT is ram:SIZE, an image file, a block device, nbd:URI, iscsi:URL, or module:Class or"
+    " file.py:Class for a class of your own."
 )
 
 UNIT_OPTIONS: Sequence[click.Option] = (
