@@ -175,3 +175,16 @@ def test_the_client_stays_silent_in_the_middle() -> None:
         assert link.connection.phase is Phase.TRANSMISSION
         link.connection.tick(PAYLOAD_LIMIT + 2)
         assert link.connection.closing
+
+
+def test_a_disk_that_grew_ends_where_the_client_was_told() -> None:
+    unit = InlineRamUnit()
+    with Link(unit, piece=10_000) as link:
+        end = link.size
+        unit.memory += bytes(end)
+        unit.resized(2 * end // 512)
+        for offset in (end - 512, end, 2 * end - SIZE):
+            assert link.write(offset, DATA) == Error.ENOSPC
+        assert not link.write(end - SIZE, DATA)
+        assert unit.memory[end - SIZE :] == DATA + bytes(end)
+        assert free(link) == PROCESS_LIMIT
