@@ -151,8 +151,10 @@ def test_how_often_a_unit_is_asked_for_its_holes(replies: Replies) -> None:
         assert len(found) == 1024
         assert set(found) == {(512, 3), (512, 0)}
         unit.at_once = 100
+        unit.calls.clear()
         found = link.do(STATUS, 0, link.size).extents
         assert len(found) == 1024
+        assert unit.calls["extents"] == 11
 
 
 @pytest.mark.parametrize("replies", [Replies.STRUCTURED, Replies.EXTENDED])
@@ -163,6 +165,7 @@ def test_parts_of_a_read_are_few(replies: Replies) -> None:
         answer = link.do(READ, 0, MIB)
         assert answer.holes == tuple((at * 512, 512) for at in range(0, 63, 2))
         assert answer.data == bytes(MIB)
+        assert unit.calls["read"] == 32  # the last one to the end
         assert not link.do(READ, 0, MIB, DF).holes
 
 
