@@ -11,6 +11,7 @@ from tests.kit.nbd_link import Link
 from tests.kit.units import InlineRamUnit, LiveRamUnit, RamUnit
 from userdisk import errors
 from userdisk.nbd.outgoing import OUTPUT_BUFFERS, OUTPUT_BYTES
+from userdisk.nbd.replies import Replies
 from userdisk.nbd.wire import Command, CommandFlag, Error
 from userdisk.operation import Kind
 from userdisk.unit import Buffer, Extent, Inline
@@ -162,6 +163,27 @@ def test_a_batch_that_ends_with_a_write_shows_no_live_memory(command: int, flags
         batch(link, link.request(READ, 0, 512, flags) + link.request(command, 0, 512, 0, data))
         assert not link.connection.out.live
         assert not any(type(each) is memoryview for each in link.connection.out.buffers)
+
+
+@pytest.mark.parametrize("replies", Replies, ids=lambda replies: replies.name.lower())
+@pytest.mark.parametrize("piece", [1, 7, 27, 28, 29, 31, 32, 33, 100, 539, 541, 1000])
+def test_requests_come_in_pieces(replies: Replies, piece: int) -> None:
+    """Of any size: one request at a time, and many."""
+    unit = InlineRamUnit()
+    with Link(unit, replies, piece=piece) as link:
+        for number in range(1, 4):
+            data = bytes([number]) * 512
+            assert not link.write(number * 512, data)
+            assert link.read(number * 512, 512) == data
+        requests = []
+        for number in range(20):
+            data = bytes([100 + number]) * 1024
+            requests.append((link.request(WRITE, number * 1024, 1024, 0, data), number * 1024, 0))
+            requests.append((link.request(READ, number * 1024, 1024), number * 1024, 1024))
+        answers = link.answers(requests)
+        assert not any(each.error for each in answers)
+        assert [each.data[:1] for each in answers[1::2]] == [bytes([100 + i]) for i in range(20)]
+        assert unit.calls["write"] == unit.calls["read"] == 23
 
 
 def test_the_last_blocks_are_plain_too() -> None:
