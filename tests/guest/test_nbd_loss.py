@@ -32,7 +32,7 @@ FILES = "/run/nbd/mount"
 _UNWELL = re.compile(r"BUG|Oops|WARNING:|Call Trace|blocked for more than|soft lockup|rcu_.*stall")
 
 VERIFY = (
-    "fio --name=verify --filename={device} --rw=randwrite --bs=4k --size=3M --loops=6"
+    "fio --name=verify --filename={device} --rw=randwrite --bs=4k --size=3M --loops=4"
     " --ioengine=libaio --iodepth=16 --direct=1 --verify=crc32c --do_verify=1 --verify_fatal=1"
     " --output-format=terse"
 )
@@ -88,7 +88,7 @@ def test_lost_connections_of_several(target: Target) -> None:
     guest.start(command, "/run/nbd.fio", "/run/nbd.pid")
     stat = f"read -r _ _ _ _ writes _ _ _ inflight _ < /sys/block/{disk.name}/stat"
     for lost in (1, 2):
-        guest.wait_until(f"({stat}; [ $writes -ge {lost * 500} ])", 60)
+        guest.wait_until(f"({stat}; [ $writes -ge {lost * 300} ])", 60)
         target.server.signal(signal.SIGSTOP)
         guest.wait_until(f"({stat}; [ $inflight -ge 4 ])")
         disk.cut(disk.busiest())
