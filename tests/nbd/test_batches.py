@@ -186,6 +186,16 @@ def test_requests_come_in_pieces(replies: Replies, piece: int) -> None:
         assert unit.calls["write"] == unit.calls["read"] == 23
 
 
+@pytest.mark.parametrize("piece", [0, 28, 1000])
+def test_data_of_a_refused_write_is_not_taken_for_requests(piece: int) -> None:
+    unit = InlineRamUnit()
+    with Link(unit, piece=piece) as link:
+        data = (link.request(READ, 0, 512) * 400)[:8192]
+        assert link.write(link.size - 512, data) == Error.ENOSPC
+        assert not unit.calls["read"]
+        assert link.read(0, 512) == bytes(512)
+
+
 def test_the_last_blocks_are_plain_too() -> None:
     with Link(InlineRamUnit()) as link:
         end = link.size - 4096
