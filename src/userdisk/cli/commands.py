@@ -14,6 +14,7 @@ _MODULES: Final = {
     "mount": "userdisk.cli.attach",
     "eject": "userdisk.cli.attach",
     "list": "userdisk.cli.attach",
+    "scsitool": "userdisk.cli.scsitool",
 }
 
 
@@ -36,5 +37,5 @@ def userdisk() -> None:
     """Any Python class becomes a disk.
 
     serve offers units to the network over iSCSI and NBD; attach and mount make a unit a disk of
-    this machine; eject takes it away again.
+    this machine; eject takes it away again. scsitool asks any SCSI disk what it is.
     """
