@@ -13,7 +13,7 @@ NBD_TESTS := $(wildcard $(addprefix tests/,attach/test_nbd*.py guest/test_nbd*.p
 	nbd/test_withheld.py nbd/test_transmission.py test_both_protocols.py \
 	test_nbd_both_ends.py test_nbd_client.py test_nbd_edge.py))
 TOOLS_TESTS := $(wildcard $(addprefix tests/,dotnet scenarios \
-	backend/test_iscsi.py iscsi/test_initiator_hostile.py test_initiator*.py))
+	backend/test_iscsi.py backend/test_spd.py spd/test_connection.py iscsi/test_initiator_hostile.py test_initiator*.py))
 CORE_TESTS := $(wildcard $(addprefix tests/,attach bench cli conformance docs interop guest \
 	iscsi/test_data_out.py iscsi/test_fast_path_checks.py iscsi/test_residuals.py \
 	iscsi/test_fuzz*.py target/test_operations.py target/test_*fuzz.py test_fuzz_coverage.py test_conftest.py \

@@ -36,6 +36,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "iscsi",
         "initiator_url",
         "iscsi_client",
+        "spd",
+        "spd_client",
     },
     "scsi": {"errors", "unit"},
     "target": {"errors", "unit", "operation", "gate", "scsi"},
@@ -44,6 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "protocol": {"unit"},
     "iscsi": {"errors", "unit", "operation", "gate", "scsi", "target", "budget", "counters"},
     "nbd": {"errors", "unit", "operation", "gate", "budget", "counters"},
+    "spd": {"errors", "unit", "operation", "gate", "budget", "counters"},
     "tls": {"errors"},
     "transport": {"errors", "unit"},
     "tls_stream": {"unit", "transport"},
@@ -62,6 +65,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "protocol",
         "iscsi",
         "nbd",
+        "spd",
         "tls",
         "listening",
         "portal",
@@ -71,6 +75,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "initiator_url": {"errors", "iscsi", "secret_file"},
     "iscsi_client": {"errors", "unit", "iscsi", "transport"},
     "initiator_client": {"errors", "unit", "iscsi", "transport", "initiator_url", "iscsi_client"},
+    "spd_client": {"errors", "spd"},
     "nbd_client": {"errors", "unit", "operation", "nbd", "tls", "tls_link"},
     "attach": {"errors", "unit", "operation", "gate", "identity", "backend", "nbd", "nbd_client"},
     "testing": {"errors", "unit", "operation", "gate"},
@@ -96,6 +101,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "counters",
         "iscsi",
         "nbd",
+        "spd",
         "tls",
         "listening",
         "server",
@@ -109,7 +115,18 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 #: Pure: bytes and values in, bytes and values out. What blocks, or says what time it is, or is
 #: another each time, comes in as an argument.
-PURE = {"scsi", "target", "iscsi", "nbd", "operation", "errors", "protocol", "budget", "counters"}
+PURE = {
+    "scsi",
+    "target",
+    "iscsi",
+    "nbd",
+    "spd",
+    "operation",
+    "errors",
+    "protocol",
+    "budget",
+    "counters",
+}
 PURE_FILES = {"attach/fuse.py"}
 IMPURE_MODULES = {
     "asyncio", "concurrent", "logging", "multiprocessing", "os", "pathlib", "random", "secrets",

@@ -1,12 +1,13 @@
-"""A server: units behind iSCSI portals and NBD addresses, started and stopped in order."""
+"""A server: units behind iSCSI portals, NBD addresses and pipes, started and stopped in order."""
 
 from __future__ import annotations
 
 import logging
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 
 from userdisk.budget import PROCESS_LIMIT, Budget, Buffers
@@ -29,6 +30,8 @@ from userdisk.nbd.environment import TlsMode
 from userdisk.nbd.export import Export
 from userdisk.portal import Accept, HostPort, Portals, Post
 from userdisk.scsi.port_groups import AccessState, Cause
+from userdisk.spd.connection import Connection as SpdConnection
+from userdisk.spd.pipe import Pipe
 from userdisk.target.log_pages import Processed
 from userdisk.target.logical_unit import LogicalUnit
 from userdisk.target.target import Target
@@ -56,6 +59,8 @@ class Server:
             closes their units too, those of targets only once.
         nbd: (host, port) of each NBD address, or the path of a Unix socket.
         tls: for NBD; None: without TLS.
+        pipes: the paths of Unix sockets for WinSpd's pipe protocol, and the unit of each. The
+            server opens and closes these units too.
     """
 
     def __init__(
@@ -69,6 +74,7 @@ class Server:
         exports: Sequence[Export] = (),
         nbd: Sequence[Address] = (),
         tls: ServerTls | None = None,
+        pipes: Mapping[Path, Gate] | None = None,
     ) -> None:
         self._targets = {target.name.lower(): target for target in targets}
         if len(self._targets) != len(targets):
@@ -76,7 +82,9 @@ class Server:
             name = next(name for name in names if names.count(name) > 1)
             raise UsageError(f"two targets have the same name, {name}")
         units = list(dict.fromkeys(lu for target in targets for lu in target.units))
+        self._pipes = dict(pipes or {})
         gates = [lu.gate for lu in units] + [export.gate for export in exports]
+        gates += self._pipes.values()
         self._gates: list[Gate] = list(dict.fromkeys(gates))
         self._nbd = tuple(nbd)
         self._tls = tls
@@ -144,6 +152,8 @@ class Server:
                 )
                 assert isinstance(bound, tuple)
                 self._bound.append(bound)
+            for path, gate in self._pipes.items():
+                self._portals.listen(path, self._spd_connection(gate))
             for address in self._nbd:
                 bound = self._portals.listen(address, self._nbd_connection, context)
                 self.nbd_addresses.append(bound)
@@ -232,6 +242,14 @@ class Server:
         self, local: HostPort, remote: HostPort, post: Post, now: float
     ) -> NbdConnection:
         return NbdConnection(self._nbd_environment, post, now)
+
+    def _spd_connection(self, gate: Gate) -> Accept:
+        pipe = Pipe(gate, self._environment.budget, _report)
+
+        def accept(local: HostPort, remote: HostPort, post: Post, now: float) -> SpdConnection:
+            return SpdConnection(pipe, post, now)
+
+        return accept
 
     def _login(self, open_session: Callable[[Negotiated], Opened], tag: int) -> Login:
         return Login(

@@ -1,7 +1,8 @@
 """Units that come with userdisk, and `open_unit`, which makes any unit from what a person writes.
 
-`ram:SIZE`, an image file, a block device, `nbd:URI`, `iscsi:URL`, `module:Class` or
-`file.py:Class`. A further kind is a row in `_SCHEMES` and a module, imported when it is used.
+`ram:SIZE`, an image file, a block device, `nbd:URI`, `iscsi:URL`, `spd:PATH`,
+`module:Class` or `file.py:Class`. A further kind is a row in `_SCHEMES` and a module, imported
+when it is used.
 """
 
 from __future__ import annotations
@@ -195,6 +196,21 @@ def _iscsi(request: _Request) -> StorageUnit:
     )
 
 
+def _spd(request: _Request) -> StorageUnit:
+    from userdisk.backend.spd import SpdUnit
+
+    if not request.rest:
+        raise UsageError("spd: needs the path of a device's socket, as in spd:/run/disk.sock")
+    return SpdUnit(
+        request.rest,
+        size=request.size,
+        read_only=request.read_only,
+        new_guid=request.new_guid,
+        **request.common(),
+        guid=_guid(request),
+    )
+
+
 def _class(request: _Request) -> StorageUnit:
     from userdisk import identity
     from userdisk.backend import python
@@ -232,4 +248,5 @@ _SCHEMES: Final[Mapping[str, Callable[[_Request], StorageUnit]]] = {
         ("nbd", "nbds", "nbd+unix", "nbds+unix", "nbd+vsock", "nbds+vsock"),
         _nbd,
     ),
+    "spd": _spd,
 }

@@ -1,4 +1,4 @@
-"""`userdisk serve`: offer units over iSCSI and NBD until a signal asks to stop.
+"""`userdisk serve`: offer units over iSCSI, NBD and pipes until a signal asks to stop.
 
 Order of work: open the units, listen, print how to connect, wait; then stop accepting, end the
 sessions, flush and close the units, and print what was done.
@@ -35,6 +35,7 @@ from userdisk.cli.nbd_offer import (
     offers_of,
     parse_address,
 )
+from userdisk.cli.pipe_offer import pipe_paths, pipe_text
 from userdisk.cli.running import Signals
 from userdisk.cli.secrets import find_credentials
 from userdisk.cli.units import SERVED_UNIT_OPTIONS, UNIT_HELP, UnitOptions, unit_name
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("userdisk")
 
-_HELP = f"""Offer units over iSCSI, with --nbd also over NBD, until Ctrl-C.
+_HELP = f"""Offer units over iSCSI, with --nbd also over NBD, with --pipe on pipes, until Ctrl-C.
 
 {UNIT_HELP} Several are logical units 0, 1, ... of one target, or with --each targets of their own;
 over NBD each is an export, and the first also the one with the empty name.
@@ -104,7 +105,14 @@ _OPTIONS: Sequence[click.Parameter] = (
         help=f"Offer the units over NBD too, at {DEFAULT_ADDRESS} by default; port 0 for any free"
         " port; may be repeated. The default is meant if another option follows, or nothing.",
     ),
-    click.Option(["--no-iscsi"], is_flag=True, help="Offer the units over NBD alone."),
+    click.Option(["--no-iscsi"], is_flag=True, help="Offer the units over NBD or pipes alone."),
+    click.Option(
+        ["--pipe"],
+        multiple=True,
+        metavar="PATH",
+        help="Offer the units over WinSpd's pipe protocol too, on a Unix socket at PATH; one for"
+        " each unit in their order.",
+    ),
     click.Option(
         ["--export"],
         multiple=True,
@@ -136,6 +144,7 @@ def serve(
     name: Sequence[str],
     nbd: Sequence[str],
     no_iscsi: bool,
+    pipe: Sequence[str],
     export: Sequence[str],
     tls: str | None,
     tls_require: bool,
@@ -156,8 +165,8 @@ def serve(
         raise click.MissingParameter(
             ctx=click.get_current_context(), param_hint="'UNIT...'", param_type="argument"
         )
-    if no_iscsi and not nbd:
-        raise UsageError("--no-iscsi: nothing would be offered; add --nbd")
+    if no_iscsi and not (nbd or pipe):
+        raise UsageError("--no-iscsi: nothing would be offered; add --nbd or --pipe")
     if not nbd and (export or tls is not None):
         raise UsageError(f"{'--export' if export else '--tls'}: is for NBD; add --nbd")
     if tls is None and (tls_require or tls_verify_peer):
@@ -166,6 +175,7 @@ def serve(
     portals = [] if no_iscsi else [parse_portal("--listen", text) for text in listen]
     addresses = [parse_address(text) for text in nbd]
     exported = export_names(specs, export) if nbd else []
+    paths = pipe_paths(specs, pipe)
     initiators = [checked_name("--initiator", text) for text in initiator]
     names = target_names(specs, name, each=each)
     credentials = find_credentials(chap_file, os.environ)
@@ -203,6 +213,7 @@ def serve(
             ],
             nbd=addresses,
             tls=server_tls,
+            pipes={path: lu.gate for path, lu in zip(paths, lus, strict=False)},
         )
         bound = server.start()
         signals.started()
@@ -211,6 +222,8 @@ def serve(
             _print_iscsi(targets, bound, advertise, credentials)
         if server.nbd_addresses:
             _print_nbd(exported, lus, server.nbd_addresses, server_tls)
+        if paths:
+            _print_pipes(paths, lus)
         click.echo("serving; Ctrl-C stops")
         status = 0
         try:
@@ -276,6 +289,13 @@ def _print_nbd(
             " these disks; ask for client certificates with --tls DIR --tls-verify-peer",
             err=True,
         )
+
+
+def _print_pipes(paths: Sequence[Path], lus: Sequence[LogicalUnit]) -> None:
+    for path, lu in zip(paths, lus, strict=True):
+        click.echo(f"spd:{os.path.abspath(path)}\n    {_describe(lu)}")
+    click.echo()
+    click.echo(pipe_text(paths[0]))
 
 
 def _reached(address: Address) -> Address:
