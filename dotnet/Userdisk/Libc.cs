@@ -1,6 +1,7 @@
-// The few calls of the C library that .NET's own classes lack: modes, kinds and locks of files.
+// The few calls of the C library that .NET's own classes lack: modes, kinds and locks of files, shutdown.
 using System;
 using System.IO;
+using System.Net.Sockets;
 using System.Runtime.InteropServices;
 
 namespace Userdisk
@@ -17,6 +18,7 @@ namespace Userdisk
         private const int CloseOnExec = 0x80000; // O_CLOEXEC
         private const int LockExclusive = 2; // LOCK_EX
         private const int LockAtOnce = 4; // LOCK_NB
+        private const int ShutReadWrite = 2; // SHUT_RDWR
 
         // What tells a file from one that later has its name.
         internal struct FileIdentity
@@ -58,6 +60,13 @@ namespace Userdisk
                 throw Failure();
         }
 
+        // Ends what waits for the other side, now and later; also accept. Mono's Socket.Shutdown refuses sockets
+        // that listen. The socket must be open.
+        internal static void Shutdown(Socket socket)
+        {
+            shutdown((int)socket.Handle, ShutReadWrite);
+        }
+
         // A descriptor that Close takes; below 0: it cannot be opened.
         internal static int OpenFolder(string path)
         {
@@ -84,6 +93,9 @@ namespace Userdisk
 
         [DllImport("libc")]
         private static extern IntPtr strerror(int error);
+
+        [DllImport("libc", SetLastError = true)]
+        private static extern int shutdown(int socket, int how);
 
         [DllImport("libc", SetLastError = true)]
         private static extern int open(string path, int flags);

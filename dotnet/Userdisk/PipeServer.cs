@@ -40,6 +40,7 @@ namespace Userdisk
             while (NextClient())
             {
             }
+            listener.Close();
             queue.Stop();
             foreach (Thread dispatcher in dispatchers)
                 dispatcher.Join();
@@ -60,7 +61,7 @@ namespace Userdisk
                 stopping = true;
                 if (session != null)
                     session.Abandon();
-                listener.Close();
+                listener.Stop();
             }
         }
 
@@ -77,7 +78,7 @@ namespace Userdisk
                 }
                 session.Run();
             }
-            catch (Exception error) when (error is SocketException || error is ObjectDisposedException)
+            catch (SocketException error)
             {
                 lock (guard)
                     if (stopping)

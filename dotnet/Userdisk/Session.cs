@@ -20,6 +20,8 @@ namespace Userdisk
         private readonly object sending = new object();
         private readonly HashSet<ulong> hints = new HashSet<ulong>(); // under way; also the lock of `underWay`
         private int underWay;
+        private readonly object closing = new object();
+        private bool closed;
         private volatile bool gone; // nobody hears answers any more
 
         internal Session(Socket socket, StorageUnitParameters disk, WorkQueue queue, Log log)
@@ -47,8 +49,7 @@ namespace Userdisk
                 {
                 }
             }
-            catch (Exception error) when (error is IOException || error is SocketException
-                || error is ObjectDisposedException)
+            catch (Exception error) when (error is IOException || error is SocketException)
             {
                 gone = true; // broken off by the client, or by Abandon
             }
@@ -56,21 +57,20 @@ namespace Userdisk
             lock (hints)
                 while (underWay != 0)
                     Monitor.Wait(hints);
-            socket.Close();
+            lock (closing)
+            {
+                closed = true;
+                socket.Close();
+            }
         }
 
         // End it from another thread: wakes whoever waits for the client.
         internal void Abandon()
         {
             gone = true;
-            try
-            {
-                socket.Shutdown(SocketShutdown.Both);
-            }
-            catch (Exception error) when (error is SocketException || error is ObjectDisposedException)
-            {
-                // It has ended.
-            }
+            lock (closing)
+                if (!closed)
+                    Libc.Shutdown(socket);
         }
 
         // On a dispatcher thread: the operation has ended.
@@ -164,7 +164,7 @@ namespace Userdisk
             {
                 SendAll(slot.Header, slot.Header.Length, slot.Buffer, payload);
             }
-            catch (Exception error) when (error is SocketException || error is ObjectDisposedException)
+            catch (SocketException)
             {
                 Abandon();
             }

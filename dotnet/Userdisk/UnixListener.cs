@@ -43,14 +43,14 @@ namespace Userdisk
             }
         }
 
-        // Raises SocketException or ObjectDisposedException, also when Close is called meanwhile.
+        // Raises SocketException, also when Stop has been called.
         internal Socket Accept()
         {
             return socket.Accept();
         }
 
-        // Wakes who waits in Accept. The file is removed if it is still this server's.
-        internal void Close()
+        // From any thread: ends Accept, now and later. The file is removed if it is still this server's.
+        internal void Stop()
         {
             try
             {
@@ -62,6 +62,13 @@ namespace Userdisk
             {
                 // Its folder is gone, or no longer ours.
             }
+            Libc.Shutdown(socket);
+        }
+
+        // After the last Accept: a thread on its way into it would wait on a descriptor that is somebody else's.
+        internal void Close()
+        {
+            Stop();
             socket.Close();
         }
 

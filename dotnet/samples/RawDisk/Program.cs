@@ -1,6 +1,7 @@
 // rawdisk: a file becomes a disk. Exit status 0: ended by a signal; 1: failed; 2: wrong command line.
 using System;
 using System.IO;
+using System.Linq;
 using Mono.Unix;
 using Mono.Unix.Native;
 
@@ -8,6 +9,8 @@ namespace Userdisk.Samples
 {
     internal static class Program
     {
+        private const int SignalCheck = 500; // milliseconds
+
         private static int Main(string[] arguments)
         {
             try
@@ -50,11 +53,14 @@ namespace Userdisk.Samples
             {
                 host.DebugLog = debug;
                 host.Start(options.Socket);
-                Console.Error.WriteLine("rawdisk: {0}: {1} blocks of {2} bytes{3}{4}{5}, guid {6}, at {7}",
+                Console.Out.WriteLine("rawdisk: {0}: {1} blocks of {2} bytes{3}{4}{5}, guid {6}, at {7}",
                     options.File, host.BlockCount, host.BlockLength, host.WriteProtected ? ", write protected" : "",
                     host.CacheSupported ? ", cache" : "", host.UnmapSupported ? ", unmap" : "", host.Guid,
                     options.Socket);
-                UnixSignal.WaitAny(signals);
+                Console.Out.Flush();
+                do // WaitAny does not see a signal that came before it began to wait
+                    UnixSignal.WaitAny(signals, SignalCheck);
+                while (!signals.Any(signal => signal.IsSet));
                 host.Shutdown();
                 host.Wait();
             }
