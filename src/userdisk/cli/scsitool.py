@@ -147,13 +147,13 @@ def _device_path(device: str) -> None:
 
 
 def _explain(what: Sequence[str], canonical: bool, as_json: bool) -> None:
-    from userdisk.scsitool import explain
+    from userdisk.scsitool.explain import bytes_in_words, capture_file
 
     text = " ".join(what)
     if len(what) == 1 and os.path.exists(text):
-        _print([explain.capture_file(text)], canonical, as_json)
+        _print([capture_file(text)], canonical, as_json)
     else:
-        _print([explain.bytes_in_words(text)], canonical, as_json)
+        _print([bytes_in_words(text)], canonical, as_json)
 
 
 def _before(ctx: click.Context, canonical: bool, as_json: bool) -> None:

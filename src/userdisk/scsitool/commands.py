@@ -19,9 +19,8 @@ from userdisk.scsitool.words import sense_words
 
 _MOST_RUNS = 100_000  # of a disk's LBA status
 _MAX_U32 = (1 << 32) - 1
-_NO_LIMIT = _MAX_U32  # of the block limits page
-_ALL_SUBPAGES = 0xFF
 _MAX_LOG_PAGES = 64
+_MOST_UNMAPS = 100_000  # commands
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,8 +222,12 @@ def _unmap(asker: Asker, options: Options) -> Sequence[Part]:
     most = limits.number("MAXIMUM UNMAP LBA COUNT") or 0
     if not most:
         raise UserdiskError("the device does not unmap: its block limits page allows no blocks")
+    if end - lba > most * _MOST_UNMAPS:
+        raise UsageError(
+            f"--blocks: the device takes {most} in a command; do at most {most * _MOST_UNMAPS}"
+        )
     commands = 0
-    for at in range(lba, end, min(most, _NO_LIMIT)):
+    for at in range(lba, end, min(most, _MAX_U32)):
         blocks = min(most, end - at)
         data = struct.pack(">HH4xQI4x", 22, 16, at, blocks)
         command = cdb.of("UNMAP").encode({"PARAMETER LIST LENGTH": len(data)})

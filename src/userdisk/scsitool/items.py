@@ -125,7 +125,7 @@ class Reader:
 def read(data: bytes, table: Sequence[Field]) -> Sequence[Item]:
     """All bits of `data` as items: the table's fields, and what is between them as reserved.
 
-    A field of which not all bits are there is shown as the bytes that are.
+    A field of which not all bits are there is shown as what is: bytes, if it begins with one.
     """
     items: list[Item] = []
     end, at = 8 * len(data), 0
@@ -137,7 +137,7 @@ def read(data: bytes, table: Sequence[Field]) -> Sequence[Item]:
         items += _gap(number, end, at, start)
         at = start + field.bits
         if at > end:
-            items.append(Item(field.name, end - start, data[start // 8 :], Form.BYTES, CUT))
+            items.append(_cut(field.name, data, number, start))
             at = end
             break
         value = number >> end - at & (1 << field.bits) - 1
@@ -147,6 +147,14 @@ def read(data: bytes, table: Sequence[Field]) -> Sequence[Item]:
             raw = value.to_bytes(field.bits // 8, "big")
             items.append(Item(field.name, field.bits, raw, field.form))
     return [*items, *_gap(number, end, at, end)]
+
+
+def _cut(name: str, data: bytes, number: int, start: int) -> Item:
+    """What there is of a field that is not whole."""
+    if start % 8 == 0:
+        return Item(name, 8 * len(data) - start, data[start // 8 :], Form.BYTES, CUT)
+    bits = 8 * len(data) - start
+    return Item(name, bits, number & (1 << bits) - 1, Form.NUMBER, CUT)
 
 
 def _start(field: Field) -> int:

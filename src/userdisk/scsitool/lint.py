@@ -48,6 +48,7 @@ _T10, _EUI64, _NAA, _PORT, _GROUP, _NAME = 1, 2, 3, 4, 5, 8  # designator types
 _FULL_B0, _FULL_B1, _FULL_B2 = 0x3C, 0x3C, 0x04  # PAGE LENGTH
 _ESXI_GRANULARITY = 1 << 20  # bytes
 _PAGE = 4096  # bytes of memory
+_FEWEST_BITS = 8  # of a NAA name, without its first digit
 
 
 def _no(condition: object, text: str) -> str | None:
@@ -140,6 +141,13 @@ def _fua(disk: Snapshot) -> str | None:
     return _no(cached and without, "WCE is 1 and DPOFUA is 0")
 
 
+def _cache_switch(disk: Snapshot) -> str | None:
+    cached = disk.caching is not None and disk.caching.number("WCE")
+    changeable = disk.changeable_caching
+    fixed = changeable is not None and not changeable.number("WCE")
+    return _no(cached and fixed, "WCE is 1 and not changeable")
+
+
 def _alua(disk: Snapshot) -> str | None:
     if not disk.inquiry.number("TPGS"):
         return None
@@ -193,6 +201,32 @@ def _reserve(disk: Snapshot) -> str | None:
     return _no(none, "there are no persistent reservations")
 
 
+def _weak_identity(disk: Snapshot) -> str | None:
+    """A name with nearly no digits but zero was not made for this disk alone."""
+    for each in disk.designators:
+        digits = int.from_bytes(each.value, "big") & (1 << 8 * len(each.value) - 4) - 1
+        if each.association == 0 and each.kind == _NAA and digits.bit_count() < _FEWEST_BITS:
+            return f"the NAA name is {each.value.hex()}"
+    return None
+
+
+def _ports(disk: Snapshot) -> str | None:
+    ports = {each.kind for each in disk.designators if each.association == 1}
+    missing = disk.designators and _PORT not in ports
+    return _no(missing, "page 83h does not name the target port")
+
+
+def _claimed_lock(disk: Snapshot) -> str | None:
+    most = disk.number(_B0, "MAXIMUM COMPARE AND WRITE LENGTH")
+    wrong = most and disk.has("COMPARE AND WRITE") is False
+    return _no(wrong, f"page B0h offers COMPARE AND WRITE of {most} blocks, and there is none")
+
+
+def _with_reservations(name: str) -> Callable[[Snapshot], str | None]:
+    lacks = _lacks(f"PERSISTENT RESERVE {name}")
+    return lambda disk: lacks(disk) if disk.reserve_keys else None
+
+
 def _version(low: int, high: int) -> Callable[[Snapshot], str | None]:
     def check(disk: Snapshot) -> str | None:
         version = disk.inquiry.number("VERSION") or 0
@@ -229,6 +263,7 @@ RULES: tuple[Rule, ...] = (
     Rule("unmap-missing", _ERROR, _ALL, "LBPU is 1, so UNMAP is sent, and fails",
          lambda disk: _lacks("UNMAP")(disk) if disk.number(_B2, "LBPU") else None),
     Rule("no-lock", _ERROR, _V, "VMFS cannot be made", _no_lock_at_all),
+    Rule("lock-claimed", _ERROR, _V, "locks are tried with it, and fail", _claimed_lock),
     Rule("alua", _ERROR, _L, "the ALUA handler gives the path up", _alua),
     Rule("lun-0", _WARNING, _L, "a scan begins there",
          lambda disk: _no(disk.luns is not None and 0 not in disk.luns, "there is no LUN 0")),
@@ -245,6 +280,11 @@ RULES: tuple[Rule, ...] = (
          "Linux has no wwn- link, VMware no naa. name, Windows fails cluster validation",
          lambda disk: _no(_kinds(disk) and not _kinds(disk) & {_NAA, _EUI64, _NAME},
                           "page 83h has no NAA, EUI-64 or SCSI name")),
+    Rule("weak-identity", _WARNING, _ALL,
+         "another server's disk may have the same name, and be taken for a path to this one",
+         _weak_identity),
+    Rule("request-sense", _WARNING, _ALL, "what state it is in cannot be asked for",
+         lambda disk: _no(disk.sense_status, "REQUEST SENSE ends with CHECK CONDITION")),
     Rule("serial", _WARNING, _W, "the disk has no serial number", _lacks_page(0x80)),
     Rule("limits", _WARNING, _ALL, "no limits of transfers and no UNMAP are known",
          _lacks_page(_B0)),
@@ -284,6 +324,14 @@ RULES: tuple[Rule, ...] = (
     Rule("reservations", _WARNING, _ALL, "no clusters: neither fencing nor failover", _reserve),
     Rule("reservation-types", _WARNING, _ALL, "clusters use reservations for registrants only",
          _reserve_types),
+    Rule("preempt-and-abort", _WARNING, _L, "a fenced node's commands under way are not stopped",
+         _with_reservations("OUT (PREEMPT AND ABORT)")),
+    Rule("full-status", _NOTE, _L, "who holds which key cannot be shown",
+         _with_reservations("IN (READ FULL STATUS)")),
+    Rule("ports", _NOTE, "Linux, Windows", "paths through several ports cannot be told apart",
+         _ports),
+    Rule("log-sense", _NOTE, _W, "how full a thin disk is cannot be asked for",
+         _thin_without(_lacks("LOG SENSE"))),
     Rule("lba-status", _WARNING, _W, "no slab consolidation, and QEMU does not see holes",
          _thin_without(_lacks("GET LBA STATUS"))),
     Rule("copy", _NOTE, _V, "clones are read and written by the host",
@@ -294,15 +342,16 @@ RULES: tuple[Rule, ...] = (
     Rule("optimal-transfer", _NOTE, _L, "the value is not used", _transfer),
     Rule("commands", _NOTE, _L, "WRITE SAME is tried, and switched off when it fails",
          lambda disk: _no(disk.commands is None, "there is no REPORT SUPPORTED OPERATION CODES")),
+    Rule("one-command", _NOTE, _L, "whether there is WRITE SAME is asked for command by command",
+         lambda disk: _no(disk.commands is not None and not disk.one_command,
+                          "single commands cannot be asked for")),
     Rule("new-version", _NOTE, _L, "from SPC-5 on Linux asks for command duration limits too",
          _version(7, 255)),
     Rule("reservations-kept", _NOTE, "Windows, Linux", "reservations end with the target",
          lambda disk: _no(disk.reserve_capabilities is not None
                           and not disk.reserve_capabilities.number("PTPL_C"), "PTPL_C is 0")),
     Rule("cache-switch", _NOTE, _W, "the policy of the write cache cannot be changed",
-         lambda disk: _no(disk.changeable_caching is not None
-                          and not disk.changeable_caching.number("WCE"),
-                          "WCE is not changeable")),
+         _cache_switch),
     Rule("4k", _NOTE, _V, "support for disks with blocks of 4096 bytes is limited",
          lambda disk: _no(disk.block_length == 4096, "a logical block has 4096 bytes")),
     Rule("read-only", _NOTE, _ALL, "the disk can only be read",

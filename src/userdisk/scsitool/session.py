@@ -84,10 +84,18 @@ class _Direction:
         self.lost = False
         self._buffer = bytearray()
 
+    @property
+    def waiting(self) -> int:
+        """Bytes of a PDU that is not whole."""
+        return 0 if self.lost else len(self._buffer)
+
     def feed(self, data: bytes) -> Iterator[Pdu]:
         """The PDUs that are whole now."""
         self._buffer += data
         while len(self._buffer) >= BHS_LENGTH:
+            if self._buffer[0] & 0x3F not in _SAY:  # its lengths mean nothing then
+                yield Pdu(bytes(self._buffer[:BHS_LENGTH]), b"")
+                return
             size = int.from_bytes(self._buffer[5:8], "big")
             data_at = BHS_LENGTH + 4 * self._buffer[4]
             data_at += DIGEST_LENGTH if self.connection.header_digest else 0
@@ -253,6 +261,10 @@ def lines(pieces: Iterable[Piece]) -> Listing:
             if len(rows) >= _MOST_LINES:
                 warnings.append(f"only the first {_MOST_LINES} PDUs are shown")
                 return _listing(rows, warnings)
+    for ends, direction in directions.items():
+        if direction.waiting:
+            text = f"{direction.waiting} bytes at the end are no whole PDU"
+            warnings.append(f"{ends[0]} to {ends[1]}: {text}")
     return _listing(rows, warnings)
 
 

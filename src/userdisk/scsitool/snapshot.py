@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from userdisk.scsi import cdb, inquiry, mode, third_party_copy
 from userdisk.scsi.inquiry import Designator
+from userdisk.scsi.opcodes import Opcode
 from userdisk.scsitool import lists, pages, parameters
 from userdisk.scsitool.asker import Asker
 from userdisk.scsitool.items import Section
@@ -42,6 +43,8 @@ class Snapshot:
     reserve_capabilities: Section | None
     reserve_keys: bool  #: READ KEYS is answered
     luns: Sequence[int] | None
+    one_command: bool  #: REPORT SUPPORTED OPERATION CODES is answered for a single command
+    sense_status: int  #: of REQUEST SENSE, as the first command
 
     def has(self, name: str) -> bool | None:
         """Whether there is the command of that name; None: nobody knows."""
@@ -69,8 +72,11 @@ class Snapshot:
 def gather(asker: Asker) -> Snapshot:
     """Ask for all of it. Blocks. Raises as `Asker` does."""
     optional = asker.optional
+    first = asker.device.execute(cdb.of("REQUEST SENSE").encode({"ALLOCATION LENGTH": 18}), 18)
     listed_data = optional(lambda: asker.vpd(inquiry.SUPPORTED_PAGES))
-    listed = None if listed_data is None else list(listed_data[4 : 4 + listed_data[3]])
+    listed = None
+    if listed_data is not None:
+        listed = list(listed_data[4 : 4 + int.from_bytes(listed_data[2:4], "big")])
     vpd: dict[int, Section] = {}
     designators: list[Designator] = []
     for code in _WANTED:
@@ -103,6 +109,8 @@ def gather(asker: Asker) -> Snapshot:
         reserve_capabilities=None if abilities is None else parameters.capabilities(abilities)[0],
         reserve_keys=keys is not None,
         luns=None if luns is None else pages.lun_list(luns)[0].numbers("LUN"),
+        one_command=optional(lambda: asker.opcode(Opcode.INQUIRY)) is not None,
+        sense_status=first.status,
     )
 
 

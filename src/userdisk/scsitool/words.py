@@ -215,11 +215,11 @@ def cdb_words(data: bytes) -> str:
         if not isinstance(item.value, int):
             parts.append(f"{item.name} {item.value.hex(' ')}")
         elif item.value or item.name in _ALWAYS:
-            name = "reserved bits set:" if item.name == RESERVED else item.name
             form = f"{item.value:02X}h" if item.name in _HEXADECIMAL else str(item.value)
-            parts.append(f"{name} {form}")
+            odd = item.name == RESERVED
+            parts.append("reserved bits are set" if odd else f"{item.name} {form}")
     if len(data) < known.length:
         parts.append(f"cut off: {len(data)} of {known.length} bytes")
     elif any(data[known.length :]):
         parts.append(f"{len(data) - known.length} bytes too many")
-    return ", ".join([known.name, *parts])
+    return ", ".join(dict.fromkeys([known.name, *parts]))
