@@ -1,0 +1,1 @@
+"""stgtest: a test of a storage device, with WinSpd's operations and patterns, at any depth."""
