@@ -66,7 +66,8 @@ class InitiatorSession:
         self.waiting: deque[Task] = deque()  #: commands beyond the target's window
         self.ended: list[Task] = []  #: since the last `advance`
         self.stream = PduStream(settings.max_recv_segment)
-        self.itt = 0
+        self.itt = 0  #: the last task tag
+        self.free_until = pdu.RESERVED_TAG  #: those from there to this one are free
         self._events = Events()
         self._login = LoginExchange(settings, random)
         self._header: bytes | None = None  # whose data is not all here
@@ -171,7 +172,10 @@ class InitiatorSession:
     def submit(self, tasks: Sequence[Task]) -> None:
         """Send commands, or queue them until the window opens."""
         self._check_open()
-        initiator_fast_path.commands(self, tasks)
+        if self.waiting:
+            self.waiting.extend(tasks)
+        else:
+            initiator_fast_path.commands(self, tasks)
 
     def command(
         self,
@@ -191,9 +195,16 @@ class InitiatorSession:
         """
         self._check_open()
         task = Task(cdb, read_length, data_out, lun)
+        if (attribute, expected, immediate) == (1, None, False):
+            self.submit([task])
+            return task
         task.attribute, task.expected, task.immediate = attribute, expected, immediate
         task.special = True
-        initiator_fast_path.commands(self, [task])
+        open_window = not pdu.serial_less(self.max_cmd_sn, self.cmd_sn)
+        if immediate or (open_window and not self.waiting):
+            self.send_command(task)
+        else:
+            self.waiting.append(task)
         return task
 
     def ping(self, data: bytes = b"") -> Task:
@@ -241,7 +252,7 @@ class InitiatorSession:
 
     def _task(self, opcode: int) -> Task:
         self._check_open()
-        task = Task()
+        task = Task(read_length=-1)  # no data-in belongs to it
         task.opcode = opcode
         self._register(task)
         return task
@@ -249,6 +260,8 @@ class InitiatorSession:
     def _register(self, task: Task) -> None:
         while True:
             self.itt = self.itt % (pdu.RESERVED_TAG - 1) + 1
+            if self.itt == 1:
+                self.free_until = 0  # it has to be looked for again
             if self.itt not in self.tasks:
                 break
         task.itt = self.itt
@@ -269,8 +282,17 @@ class InitiatorSession:
         self.stream.emit(pdu.GENERIC.pack(opcode, flags, len(data), lun, *numbers, tail), data)
 
     def _fill_window(self) -> None:
-        waiting, self.waiting = self.waiting, deque()
-        initiator_fast_path.commands(self, waiting)
+        """Send what waits, in order, as far as the target's window is open."""
+        waiting, plain = self.waiting, list[Task]()
+        while waiting and not pdu.serial_less(self.max_cmd_sn, (self.cmd_sn + len(plain)) & _MASK):
+            task = waiting.popleft()
+            if not task.special:
+                plain.append(task)
+                continue
+            initiator_fast_path.commands(self, plain)
+            plain = []
+            self.send_command(task)
+        initiator_fast_path.commands(self, plain)
 
     def send_command(self, task: Task) -> None:
         """Send a command of any kind now, with the data that needs no R2T."""

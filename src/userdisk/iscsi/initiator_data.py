@@ -73,7 +73,7 @@ def on_data_in(session: InitiatorSession, header: bytes, segment: bytes) -> None
 def end(task: Task, flags: int, residual: int) -> None:
     """No more data comes: keep what has come, and say what was left over."""
     if isinstance(task.data, bytearray):
-        del task.data[task.arrived :]
+        del task.data[task.arrived :]  # nothing, mostly
     if flags & pdu.RESIDUAL_UNDERFLOW:
         task.residual = residual
     elif flags & pdu.RESIDUAL_OVERFLOW:

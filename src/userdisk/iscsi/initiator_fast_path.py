@@ -9,7 +9,7 @@ same state as if it had done the work. RFC 7143 11.3 (command), 11.4 (response),
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from userdisk.iscsi import pdu
@@ -20,20 +20,22 @@ if TYPE_CHECKING:
     from userdisk.iscsi.initiator_task import Task
 
 _SCSI_COMMAND = int(InitiatorOpcode.SCSI_COMMAND)
-_MASK = 0xFFFFFFFF
 _HEADER = pdu.BHS_LENGTH
+_MASK = 0xFFFFFFFF
 _HALF = 0x80000000
 
-#: opcode and flags, lengths, lun, itt, expected length, cmd_sn, exp_stat_sn, cdb
-_COMMAND = struct.Struct(">IIQIIII16s").pack
+#: opcode, flags, lengths and lun; itt, expected length, cmd_sn, exp_stat_sn, cdb
+_COMMAND = struct.Struct(">16sIIII16s").pack
+_START = struct.Struct(">IIQ").pack
 _READ = 0x01C10000  # SCSI Command; final, read, SIMPLE
 _WRITE = 0x01A10000  # final, write, SIMPLE
 _NO_DATA = 0x01810000  # final, SIMPLE
 
-#: opcode, flags and status; lengths; itt; stat_sn; exp_cmd_sn and max_cmd_sn; data_sn and offset
-_ANSWER = struct.Struct(">II8xI4xIIIQ4x").unpack_from
-_DATA_IN_GOOD = 0x25810000  # Data-In, final, with status GOOD, no residual
-_RESPONSE_GOOD = 0x21800000  # SCSI Response, GOOD, no residual
+#: opcode, flags, status and lengths; itt; stat_sn; data_sn and offset
+_ANSWER = struct.Struct(">Q8xI4xI8xQ4x").unpack_from
+_NUMBERS = struct.Struct(">II").unpack_from  # exp_cmd_sn, max_cmd_sn
+_DATA_IN_GOOD = 0x25810000_00000000  # Data-In, final, with status GOOD, no residual
+_RESPONSE_GOOD = 0x21800000_00000000  # SCSI Response, GOOD, no residual, no data
 
 
 def lun_field(lun: int) -> int:
@@ -43,49 +45,70 @@ def lun_field(lun: int) -> int:
     return (lun if lun < 256 else 0x4000 | lun) << 48
 
 
-def commands(session: InitiatorSession, batch: Iterable[Task]) -> None:
-    """Send commands as far as the target's window is open; the rest waits."""
-    stream, tasks = session.stream, session.tasks
-    negotiated = session.parameters
-    plain = not (stream.header_digest or stream.data_digest)
-    immediate = 0
-    if negotiated.immediate_data:
-        immediate = min(negotiated.first_burst_length, negotiated.max_send_segment)
-    append = stream.output.append
-    exp_stat_sn, itt, cmd_sn = session.exp_stat_sn, session.itt, session.cmd_sn
+def commands(session: InitiatorSession, batch: Sequence[Task]) -> None:
+    """Send commands as far as the target's window is open; the rest waits. None is special."""
     room = _room(session)
-    lun, field = 0, 0
+    if len(batch) > room:
+        session.waiting.extend(batch[room:])
+        batch = batch[:room]
+    stream, tasks = session.stream, session.tasks
+    itt, cmd_sn = session.itt, session.cmd_sn
+    if stream.header_digest or stream.data_digest or cmd_sn + len(batch) > _MASK:
+        immediate = -1  # none is plain
+    elif itt + len(batch) >= session.free_until and not _look_for_tags(session, len(batch)):
+        immediate = -1
+    elif session.parameters.immediate_data:
+        immediate = min(session.parameters.first_burst_length, session.parameters.max_send_segment)
+    else:
+        immediate = 0
+    output = stream.output
+    append, first, only_heads = output.append, len(output), True
+    exp_stat_sn = session.exp_stat_sn
+    size, lun, start, writing = -1, -1, b"", False  # of the last command
     for task in batch:
-        if room <= 0 and not task.immediate:
-            session.waiting.append(task)
-            continue
         data = task.data_out
-        length = len(data)
-        itt += 1
-        if plain and length <= immediate and not task.special and itt not in tasks and itt < _MASK:
-            if task.lun != lun:
-                lun, field = task.lun, lun_field(task.lun)
-            task.itt, task.cmd_sn = itt, cmd_sn
-            tasks[itt] = task
-            if length:
-                task.offered = length
-                head = _COMMAND(_WRITE, length, field, itt, length, cmd_sn, exp_stat_sn, task.cdb)
-                append(head)
-                append(data)
-                if length & 3:
-                    append(pdu.PADDING[length & 3])
-            else:
-                size = task.read_length
-                word = _READ if size else _NO_DATA
-                append(_COMMAND(word, 0, field, itt, size, cmd_sn, exp_stat_sn, task.cdb))
-            cmd_sn = (cmd_sn + 1) & _MASK
-            room -= 1
-            continue
-        session.itt, session.cmd_sn = itt - 1, cmd_sn
-        session.send_command(task)
-        itt, cmd_sn = session.itt, session.cmd_sn
-        room -= not task.immediate
-    session.itt, session.cmd_sn = itt, cmd_sn
+        if data:
+            length = len(data)
+            if length > immediate:
+                session.itt, session.cmd_sn = itt, cmd_sn
+                session.send_command(task)
+                itt, cmd_sn, only_heads = session.itt, session.cmd_sn, False
+                continue
+            if not writing or length != size or task.lun != lun:
+                size, lun, writing = length, task.lun, True
+                start = _START(_WRITE, size, lun_field(lun))
+            task.offered = length
+            itt += 1
+            append(_COMMAND(start, itt, size, cmd_sn, exp_stat_sn, task.cdb))
+            append(data)
+            if length & 3:
+                append(pdu.PADDING[length & 3])
+            only_heads = False
+        else:
+            if writing or task.read_length != size or task.lun != lun:
+                size, lun, writing = task.read_length, task.lun, False
+                start = _START(_READ if size else _NO_DATA, 0, lun_field(lun))
+            if immediate < 0:
+                session.itt, session.cmd_sn = itt, cmd_sn
+                session.send_command(task)
+                itt, cmd_sn, only_heads = session.itt, session.cmd_sn, False
+                continue
+            itt += 1
+            append(_COMMAND(start, itt, size, cmd_sn, exp_stat_sn, task.cdb))
+        task.itt = itt
+        task.cmd_sn = cmd_sn
+        tasks[itt] = task
+        cmd_sn += 1
+    session.itt, session.cmd_sn = itt, cmd_sn & _MASK
+    if only_heads and len(output) > first + 1:
+        output[first:] = [b"".join(output[first:])]  # cheaper to send
+
+
+def _look_for_tags(session: InitiatorSession, count: int) -> bool:
+    """Whether so many task tags from here on are free; they wrap."""
+    itt = session.itt
+    session.free_until = min((tag for tag in session.tasks if tag > itt), default=_MASK)
+    return itt + count < session.free_until
 
 
 def _room(session: InitiatorSession) -> int:
@@ -99,31 +122,35 @@ def answers(session: InitiatorSession) -> None:
     stream, tasks = session.stream, session.tasks
     if stream.header_digest or stream.data_digest:
         return
-    staging, pos = stream.staging, stream.start
-    last = stream.end - pdu.BHS_LENGTH
+    staging, pos, first = stream.staging, stream.start, stream.start
+    received = stream.end
+    last = received - _HEADER
     stat_sn = session.exp_stat_sn
     append = session.ended.append
-    exp_cmd_sn = -1
-    max_cmd_sn = 0
+    find = tasks.get
+    size = -1  # of the last data that was plain
     while pos <= last:
-        kind, length, itt, number, exp, window, place = _ANSWER(staging, pos)
+        head, itt, number, place = _ANSWER(staging, pos)
         if number != stat_sn:
             break
-        task = tasks.get(itt)
-        if task is None or task.opcode != _SCSI_COMMAND:
+        task = find(itt)
+        if task is None:
             break
-        if kind == _DATA_IN_GOOD:
+        length = head - _DATA_IN_GOOD
+        if length == task.read_length and not place:
+            if length != size:
+                if length & 3:  # padding
+                    break
+                size = length
             data = pos + _HEADER
             end = data + length
-            if length != task.read_length or place or task.data_pdus or length & 3:
-                break
-            if end > stream.end:
+            if end > received or task.data_pdus:
                 break
             task.data = staging[data:end]
-            task.arrived = length
             task.data_pdus = 1
-            pos = end
-        elif kind == _RESPONSE_GOOD and not length and not task.arrived:
+            begun, pos = pos, end
+        elif head == _RESPONSE_GOOD and not task.data_pdus and task.opcode == _SCSI_COMMAND:
+            begun = pos
             pos += _HEADER
         else:
             break
@@ -131,8 +158,7 @@ def answers(session: InitiatorSession) -> None:
         task.done = True
         append(task)
         stat_sn = (stat_sn + 1) & _MASK
-        exp_cmd_sn, max_cmd_sn = exp, window
-    if exp_cmd_sn >= 0:
+    if pos != first:
         stream.start = pos
         session.exp_stat_sn = stat_sn
-        session.window(exp_cmd_sn, max_cmd_sn)
+        session.window(*_NUMBERS(staging, begun + 28))

@@ -36,26 +36,20 @@ class Task:
     positive for an underflow. `problem` puts another `response` into words.
     """
 
-    # Class attributes are what most tasks leave as it is: making a task has to be cheap.
-    itt: int = 0
+    # Making and ending a task has to be cheap: what every command needs are slots, what few need
+    # are class attributes until they are set.
+    __slots__ = ("__dict__", "callback", "cdb", "cmd_sn", "data", "data_out", "data_pdus",
+                 "deadline", "done", "itt", "lun", "offered", "read_length", "response",
+                 "status")  # fmt: skip
+
     opcode: int = int(InitiatorOpcode.SCSI_COMMAND)
-    cmd_sn: int = 0
     attribute: int = _SIMPLE
     expected: int | None = None  #: the announced length, if it is not that of the data
     immediate: bool = False
     special: bool = False  #: one of the three above is not as usual
-    deadline: float = 0.0  #: for owners with a clock
-
-    done: bool = False
-    response: int = 0
-    status: int = 0
     sense: bytes = b""
     residual: int = 0
-    data: bytes | bytearray = b""
-
-    offered: int = 0  #: bytes of data_out that were sent
-    arrived: int = 0  #: bytes of data-in
-    data_pdus: int = 0  #: Data-In PDUs
+    arrived: int = 0  #: bytes of data-in, as long as more may come
     r2ts: int = 0
     rounds: int = 0  #: answers of a text negotiation
     renegotiates: bool = False  #: a text negotiation that the target asked for
@@ -77,6 +71,13 @@ class Task:
         self.data_out: bytes | memoryview = data_out
         self.lun = lun
         self.callback = callback
+        self.deadline = 0.0  #: for owners with a clock
+        self.itt = self.cmd_sn = 0
+        self.done = False
+        self.response = self.status = 0
+        self.data: bytes | bytearray = b""
+        self.data_pdus = 0  #: Data-In PDUs
+        self.offered = 0  #: bytes of data_out that were sent
 
     @property
     def problem(self) -> str | None:
