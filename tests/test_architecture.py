@@ -51,7 +51,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "transport": {"errors", "unit"},
     "tls_stream": {"unit", "transport"},
     "tls_link": {"unit"},
-    "listening": {"errors"},
+    "named_pipe": {"errors"},
+    "listening": {"errors", "named_pipe"},
     "portal": {"counters", "listening", "protocol", "tls_stream", "transport"},
     "usage_watch": {"errors", "operation", "target"},
     "server": {
@@ -75,7 +76,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "initiator_url": {"errors", "iscsi", "secret_file"},
     "iscsi_client": {"errors", "unit", "iscsi", "transport"},
     "initiator_client": {"errors", "unit", "iscsi", "transport", "initiator_url", "iscsi_client"},
-    "spd_client": {"errors", "spd"},
+    "spd_client": {"errors", "named_pipe", "spd"},
     "nbd_client": {"errors", "unit", "operation", "nbd", "tls", "tls_link"},
     "attach": {"errors", "unit", "operation", "gate", "identity", "backend", "nbd", "nbd_client"},
     "testing": {"errors", "unit", "operation", "gate"},

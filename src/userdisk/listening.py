@@ -1,4 +1,4 @@
-"""Listening sockets: TCP addresses, and Unix sockets with their files."""
+"""Listening sockets: TCP addresses, Unix sockets with their files, and Windows' named pipes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Protocol
 
 from userdisk.errors import UsageError
+from userdisk.named_pipe import NamedPipeListener, is_named_pipe
 
 try:
     import fcntl
@@ -25,6 +27,39 @@ _BACKLOG = 64
 _LONGEST_PATH = 107  # bytes, of sun_path without its end
 _PROBE = 1.0  # seconds for a server to take a connection
 _PATIENCE = 3.0  # seconds to wait for others that begin to listen in the same folder
+
+
+class Accepts(Protocol):
+    """What `Listener.socket` is for the portal."""
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Wait for a client: its socket and address. Raises OSError."""
+
+
+class Listens(Protocol):
+    """What the portal asks of a listener."""
+
+    @property
+    def socket(self) -> Accepts:
+        """Where clients come in."""
+
+    @property
+    def address(self) -> Address:
+        """As bound."""
+
+    @property
+    def where(self) -> str:
+        """The address, for people."""
+
+    def close(self) -> None:
+        """Stop listening; ends `accept`."""
+
+
+def listen(address: Address) -> Listens:
+    """A listener of the kind that the address asks for. Raises UsageError if it cannot be had."""
+    if not isinstance(address, tuple) and is_named_pipe(address):
+        return NamedPipeListener(str(address))
+    return Listener(address)
 
 
 class Listener:

@@ -21,7 +21,7 @@ from typing import NamedTuple, Protocol
 
 from userdisk import protocol, transport
 from userdisk.counters import Tally
-from userdisk.listening import Address, Listener
+from userdisk.listening import Address, Listens, listen
 from userdisk.tls_stream import TlsStream
 from userdisk.transport import PlainStream, Stream, Waker
 
@@ -218,7 +218,7 @@ class _Ends(NamedTuple):
 class _Door(NamedTuple):
     """A listener, and what is made of those that come in."""
 
-    listener: Listener
+    listener: Listens
     accept: Accept
     context: ssl.SSLContext | None
 
@@ -235,7 +235,7 @@ class Portals:
     def __init__(self, *, max_connections: int = 256, max_openings: int = 32) -> None:
         self._max_connections = max_connections
         self._max_openings = max_openings
-        self._listeners: list[tuple[Listener, threading.Thread]] = []
+        self._listeners: list[tuple[Listens, threading.Thread]] = []
         self._owners: dict[Owner, None] = {}  # the oldest first
         self._changed = threading.Condition()
         self._stopping = False
@@ -254,7 +254,7 @@ class Portals:
 
         Raises UsageError.
         """
-        listener = Listener(address)
+        listener = listen(address)
         door = _Door(listener, accept, context)
         thread = threading.Thread(
             target=self._accept, args=(door,), name=f"portal {listener.where}", daemon=True
@@ -353,7 +353,7 @@ class Portals:
             self._changed.wait_for(lambda: not self._owners)
 
 
-def _ends(listener: Listener, sock: socket.socket, remote: tuple[object, ...]) -> _Ends:
+def _ends(listener: Listens, sock: socket.socket, remote: tuple[object, ...]) -> _Ends:
     if sock.family == _UNIX:
         return _Ends((listener.where, 0), (listener.where, 0))
     return _Ends(_host_port(sock.getsockname()), _host_port(remote))

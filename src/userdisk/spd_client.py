@@ -14,7 +14,9 @@ import time
 from collections.abc import Callable
 from typing import Self
 
+from userdisk import named_pipe
 from userdisk.errors import NotReady, UserdiskError
+from userdisk.named_pipe import is_named_pipe
 from userdisk.spd.client import Exchange, Request
 from userdisk.spd.wire import Parameters, ProtocolError
 
@@ -190,6 +192,8 @@ def _tell(request: Request) -> None:
 
 
 def _connected(path: str, timeout: float) -> socket.socket:
+    if is_named_pipe(path):
+        return named_pipe.connect(path)
     if not hasattr(socket, "AF_UNIX"):
         raise UserdiskError(f"{path}: this system's Python has no Unix sockets")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
