@@ -1,1 +1,1 @@
-"""stgtest: a test of a storage device, with WinSpd's operations and patterns, at any depth."""
+"""Exercising a disk: operations in a known order, what each block may hold, proof after a crash."""

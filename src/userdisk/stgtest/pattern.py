@@ -1,96 +1,95 @@
-"""What is written: WinSpd stgtest's pattern, and versions of it that tell one write from another.
+"""What is written: each block says which block it is, and which write has written it.
 
-All aligned 8 bytes of a block hold one word, F(x), little endian. F is MurmurHash3's 64-bit
-finaliser. In WinSpd's pattern x is the block's address + 1; a version stands above that. F can be
-undone, so that a word tells which block and version it was made for.
+Every eight bytes of block b hold the little-endian number F(b+1) XOR version, where F is the
+64-bit finaliser of MurmurHash3. Version 0 is what every write writes as long as one operation is
+under way at a time; otherwise each write has its own.
 """
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Sequence
 from functools import lru_cache
+from typing import Final
 
-_C1, _C2 = 0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53
-_WORD = (1 << 64) - 1
-_INVERSE1, _INVERSE2 = pow(_C1, -1, 1 << 64), pow(_C2, -1, 1 << 64)
-_LANE = 128  # bits: room for a product of two words
-_MOST = 64  # words that are made together
+from userdisk.unit import Buffer
 
-WORD_LENGTH = 8  #: bytes
-
-
-def finalise(x: int) -> int:
-    """F."""
-    x = (x ^ x >> 33) * _C1 & _WORD
-    x = (x ^ x >> 33) * _C2 & _WORD
-    return x ^ x >> 33
+ZERO: Final = -1  #: stands for a block of zeros
+FOREIGN: Final = -2  #: a block that is no pattern, or not of one write
+WORD: Final = 8
+_MASK: Final = (1 << 64) - 1
+_SERIAL: Final = (1 << 32) - 1
+_CACHED = 1 << 17  # blocks
 
 
-def undo(word: int) -> int:
-    """The x that F makes `word` of."""
-    x = (word ^ word >> 33) * _INVERSE2 & _WORD
-    x = (x ^ x >> 33) * _INVERSE1 & _WORD
-    return x ^ x >> 33
-
-
-#: Words that no write has. In the model of a disk they stand for: anything may be there, and: one
-#: of several words, which are listed elsewhere.
-ANY = finalise(_WORD).to_bytes(8, "little")
-SEVERAL = finalise(_WORD >> 1).to_bytes(8, "little")
-ZERO = bytes(8)  #: what an unmapped block holds
+@lru_cache(_CACHED)
+def finaliser(number: int) -> int:
+    """F: a permutation of the 64-bit numbers."""
+    number ^= number >> 33
+    number = number * 0xFF51AFD7ED558CCD & _MASK
+    number ^= number >> 33
+    number = number * 0xC4CEB9FE1A85EC53 & _MASK
+    return number ^ number >> 33
 
 
 class Pattern:
-    """The words of a disk's blocks.
+    """Contents of a disk's blocks. Thread-safe.
 
     Args:
-        block_count: of the disk; versions stand above the bits that an address needs.
-        first: the version that the first write has, when writes are told apart. Choose it at
-            random, so that what an earlier test has left is not taken for this one's.
+        block_length: bytes, a multiple of 8.
+        nonce: the upper half of the versions of this run, so that an older run's are no match.
     """
 
-    def __init__(self, block_count: int, first: int = 0) -> None:
-        self.shift = (block_count + 1).bit_length()
-        self._mask = (1 << 64 - self.shift) - 1
-        self.first = first & self._mask
+    def __init__(self, block_length: int, nonce: int = 0) -> None:
+        self._length = block_length
+        self._words = block_length // WORD
+        self._nonce = nonce << 32
+        self._zeros = bytes(block_length)
+        self._pack = struct.Struct("<Q").pack
 
-    def words(self, lba: int, blocks: int, serial: int | None = None) -> bytes:
-        """The words of `blocks` blocks, 8 bytes each, as the write with this number has them.
+    def data(self, lba: int, blocks: int, version: int) -> bytes:
+        """What a write of that version (32 bits; 0: of none) stores."""
+        stamp = self._nonce | version if version else 0
+        pack, words = self._pack, self._words
+        if blocks == 1:
+            return pack(finaliser(lba + 1) ^ stamp) * words
+        return b"".join(
+            [pack(finaliser(block) ^ stamp) * words for block in range(lba + 1, lba + blocks + 1)]
+        )
 
-        Without a number: WinSpd's pattern.
-        """
-        x = lba + 1
-        if serial is not None:
-            x += (self.first + serial & self._mask) << self.shift
-        if blocks <= _MOST:
-            return _words(x, blocks)
-        return b"".join(_words(x + at, min(_MOST, blocks - at)) for at in range(0, blocks, _MOST))
-
-    def origin(self, word: bytes) -> tuple[int, int]:
-        """The block and the number of the write that the word was made for, if it was for one."""
-        x = undo(int.from_bytes(word, "little"))
-        return (x & (1 << self.shift) - 1) - 1, (x >> self.shift) - self.first & self._mask
-
-
-@lru_cache(maxsize=_MOST)
-def _lanes(count: int) -> tuple[int, int, int, int]:
-    """For `count` lanes: 1 in each, 0, 1, 2..., and masks of 64 and 31 bits."""
-    ones = sum(1 << _LANE * i for i in range(count))
-    ramp = sum(i << _LANE * i for i in range(count))
-    return ones, ramp, ones * _WORD, ones * (_WORD >> 33)
-
-
-def _words(x: int, count: int) -> bytes:
-    """F of x, x + 1, ...: as one long number with a lane for each."""
-    ones, ramp, word, high = _lanes(count)
-    lanes = ones * x + ramp
-    lanes = (lanes ^ lanes >> 33 & high) * _C1 & word
-    lanes = (lanes ^ lanes >> 33 & high) * _C2 & word
-    lanes ^= lanes >> 33 & high
-    made = lanes.to_bytes(16 * count, "little")
-    return b"".join([made[i : i + 8] for i in range(0, 16 * count, 16)])
+    def versions(self, lba: int, data: Buffer) -> list[int]:
+        """The version that each block holds, or `ZERO`, or `FOREIGN`."""
+        pack, words, length, zeros = self._pack, self._words, self._length, self._zeros
+        whole = bytes(data)
+        found: list[int] = []
+        first = struct.unpack(f"<{len(whole) // WORD}Q", whole)[::words]
+        for index, word in enumerate(first):
+            block = whole[index * length : (index + 1) * length]
+            if block == pack(word) * words:
+                stamp = finaliser(lba + index + 1) ^ word
+                if not stamp:
+                    found.append(0)
+                elif stamp ^ self._nonce <= _SERIAL and stamp != self._nonce and self._nonce:
+                    found.append(stamp & _SERIAL)
+                else:
+                    found.append(ZERO if not word and block == zeros else FOREIGN)
+            else:
+                found.append(FOREIGN)
+        return found
 
 
-def fill(words: bytes, block_length: int) -> bytes:
-    """The contents of blocks that hold these words."""
-    times = block_length >> 3
-    return b"".join([words[i : i + 8] * times for i in range(0, len(words), 8)])
+def detail(data: Buffer, lba: int, block_length: int) -> str:
+    """Where a block stops being like its own first eight bytes, for messages."""
+    view = bytes(data)
+    (word,) = struct.unpack_from("<Q", view)
+    stamp = finaliser(lba + 1) ^ word
+    for offset in range(0, block_length, WORD):
+        if view[offset : offset + WORD] != view[:WORD]:
+            return f"torn at byte {offset}, begins with {word:#018x}"
+    return f"every word is {word:#018x}, the pattern would be {word ^ stamp:#018x}"
+
+
+def words_of(versions: Sequence[int]) -> str:
+    """Versions in words, for messages."""
+    names = {ZERO: "zeros", FOREIGN: "foreign data", 0: "the pattern"}
+    return " or ".join(names.get(each, f"write {each}") for each in versions) or "nothing"
