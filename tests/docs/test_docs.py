@@ -98,7 +98,9 @@ def test_options_exist(document: Path) -> None:
     for name in group.list_commands(context):
         command = group.get_command(context, name)
         assert command is not None
-        known |= {option for parameter in command.params for option in parameter.opts}
+        several = getattr(command, "commands", {}).values()  # of a group
+        for each in (command, *several):
+            known |= {option for parameter in each.params for option in parameter.opts}
     spans = re.findall(r"`([^`\n]+)`", document.read_text())
     for span in spans:
         if span.startswith(("--", "userdisk ")):
