@@ -15,8 +15,7 @@ from userdisk.iscsi.digest import digest
 from userdisk.unit import Buffer
 
 _LOGIN_SEGMENT = 8192
-_STAGING = 1 << 17  # bytes, at least
-_PIECE = 1 << 16  # bytes received at once: meanwhile the target has something to do
+_STAGING = 1 << 18  # bytes received at once, at least
 _HEADERS = 2048  # bytes: more than a header with all it may have, and padding
 LANDING = 1 << 15  #: bytes from which on data goes to its place, and not through the staging buffer
 
@@ -60,7 +59,7 @@ class PduStream:
         """Where to receive next; never empty."""
         if self._place is not None and self._filled < self._length:
             return self._place[self._filled :]
-        return self._view[self.end : self.end + _PIECE]
+        return self._view[self.end :]
 
     def advance(self, size: int) -> None:
         """So many bytes have come into `buffer()`."""
