@@ -6,27 +6,20 @@ namespace Userdisk
         // The sense data of a request that is refused, or GOOD. payload: bytes after the request's header.
         internal static StorageUnitStatus Check(StorageUnitParameters disk, Request request, int payload)
         {
-            switch (request.Kind)
-            {
-                case Kind.Read:
-                    return Transfer(disk, request, payload, 0);
-                case Kind.Write:
-                    if (disk.WriteProtected)
-                        return Refusal(SenseKey.DataProtect, Asc.WriteProtected);
-                    return Transfer(disk, request, payload, Bytes(disk, request.Count));
-                case Kind.Flush:
-                    return WellFormed(request, payload, 0) ? Range(disk, request.BlockAddress, request.Count)
-                        : Refusal(SenseKey.IllegalRequest, Asc.InvalidFieldInCdb);
-                case Kind.Unmap:
-                    if (!disk.UnmapSupported)
-                        return Refusal(SenseKey.IllegalRequest, Asc.InvalidCommand);
-                    if (disk.WriteProtected)
-                        return Refusal(SenseKey.DataProtect, Asc.WriteProtected);
-                    return WellFormed(request, payload, request.Count * (ulong)Wire.DescriptorLength)
-                        ? default(StorageUnitStatus) : Refusal(SenseKey.IllegalRequest, Asc.InvalidFieldInCdb);
-                default:
-                    return Refusal(SenseKey.IllegalRequest, Asc.InvalidCommand);
-            }
+            if (request.Kind == Kind.Reserved || request.Kind > Kind.Unmap)
+                return Refusal(SenseKey.IllegalRequest, Asc.InvalidCommand);
+            if (request.Hint == 0)
+                return Refusal(SenseKey.IllegalRequest, Asc.InvalidFieldInCdb);
+            if (disk.WriteProtected && (request.Kind == Kind.Write || request.Kind == Kind.Unmap))
+                return Refusal(SenseKey.DataProtect, Asc.WriteProtected);
+            if (request.Kind == Kind.Unmap)
+                return Unmap(disk, request, payload);
+            StorageUnitStatus status = Range(disk, request.BlockAddress, request.Count);
+            ulong moved = request.Kind == Kind.Flush ? 0 : (ulong)request.Count * disk.BlockLength; // no overflow
+            ulong expected = request.Kind == Kind.Write ? moved : 0;
+            if (!status.Failed && (moved > disk.MaxTransferLength || (ulong)payload != expected))
+                return Refusal(SenseKey.IllegalRequest, Asc.InvalidFieldInCdb);
+            return status;
         }
 
         // All of them, before the first is unmapped.
@@ -48,25 +41,13 @@ namespace Userdisk
             return status;
         }
 
-        private static StorageUnitStatus Transfer(StorageUnitParameters disk, Request request, int payload,
-            ulong expected)
+        private static StorageUnitStatus Unmap(StorageUnitParameters disk, Request request, int payload)
         {
-            StorageUnitStatus status = Range(disk, request.BlockAddress, request.Count);
-            if (status.Failed)
-                return status;
-            if (Bytes(disk, request.Count) > disk.MaxTransferLength || !WellFormed(request, payload, expected))
-                return Refusal(SenseKey.IllegalRequest, Asc.InvalidFieldInCdb);
-            return status;
-        }
-
-        private static bool WellFormed(Request request, int payload, ulong expected)
-        {
-            return request.Hint != 0 && (ulong)payload == expected;
-        }
-
-        private static ulong Bytes(StorageUnitParameters disk, uint blocks)
-        {
-            return (ulong)blocks * disk.BlockLength; // 32 bits each: no overflow
+            if (!disk.UnmapSupported)
+                return Refusal(SenseKey.IllegalRequest, Asc.InvalidCommand);
+            if ((ulong)payload != (ulong)request.Count * Wire.DescriptorLength)
+                return Refusal(SenseKey.IllegalRequest, Asc.InvalidFieldInParameterList);
+            return default(StorageUnitStatus);
         }
 
         private static StorageUnitStatus Range(StorageUnitParameters disk, ulong address, uint blocks)

@@ -73,7 +73,7 @@ namespace Userdisk
                     Libc.Shutdown(socket);
         }
 
-        // On a dispatcher thread: the operation has ended.
+        // The request has ended, or was refused.
         internal void Answer(Slot slot, StorageUnitStatus status)
         {
             lock (hints)
@@ -129,29 +129,33 @@ namespace Userdisk
                 Finish(slot);
                 throw;
             }
-            Begin(slot, payload);
-            return true;
+            return Begin(slot, payload);
         }
 
-        private void Begin(Slot slot, int payload)
+        // Refuses the request or hands it on. False: nobody could tell whose the answer is.
+        private bool Begin(Slot slot, int payload)
         {
             slot.Request = Request.Decode(slot.Header);
             StorageUnitStatus status = RequestCheck.Check(disk, slot.Request, payload);
-            bool another = false;
-            if (!status.Failed)
-                lock (hints)
-                    another = !hints.Add(slot.Request.Hint);
-            if (another)
-                status = RequestCheck.Refusal(SenseKey.IllegalRequest, Asc.InvalidFieldInCdb);
+            bool ours;
+            lock (hints)
+                ours = slot.Request.Hint == 0 || hints.Add(slot.Request.Hint);
+            if (!ours)
+            {
+                log.Error("a client was ended: it used the hint " + slot.Request.Hint + " of a request under way");
+                Finish(slot);
+                Abandon();
+                return false;
+            }
             if (!status.Failed)
             {
                 queue.Add(slot);
-                return;
+                return true;
             }
             log.Started(slot.Request);
             log.Ended(slot.Request, status);
-            Send(slot, status); // refused: the hint, if it is another request's, stays that one's
-            Finish(slot);
+            Answer(slot, status);
+            return true;
         }
 
         private void Send(Slot slot, StorageUnitStatus status)

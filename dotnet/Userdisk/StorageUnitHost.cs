@@ -109,7 +109,9 @@ namespace Userdisk
             set { Settable().EjectDisabled = value; }
         }
 
-        /// <summary>Bytes of the largest read or write: a multiple of BlockLength, 64 KiB if not set, at most 64 MiB.</summary>
+        /// <summary>
+        /// Bytes of the largest read or write: a multiple of BlockLength, 64 KiB if not set, at most 64 MiB.
+        /// </summary>
         public uint MaxTransferLength
         {
             get { return parameters.MaxTransferLength; }
@@ -131,7 +133,7 @@ namespace Userdisk
             }
         }
 
-        /// <summary>Where errors are told, a line or a stack trace each; standard error if not set; null: nowhere.</summary>
+        /// <summary>Where errors are told, a line or a trace each; standard error if not set; null: nowhere.</summary>
         public TextWriter ErrorLog
         {
             get { return errorLog; }

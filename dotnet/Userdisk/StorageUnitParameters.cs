@@ -35,7 +35,8 @@ namespace Userdisk
             Require(Guid != Guid.Empty, "Guid", "is not set: a disk needs one of its own");
             Require(BlockCount != 0, "BlockCount", "is 0: a disk has at least one block");
             Require(BlockLength >= SmallestBlock, "BlockLength", "is below " + SmallestBlock);
-            Require(BlockCount <= (ulong)long.MaxValue / BlockLength, "BlockCount", "makes a disk of 2^63 bytes or more");
+            Require(BlockCount <= (ulong)long.MaxValue / BlockLength, "BlockCount",
+                "makes a disk of 2^63 bytes or more");
             Require(MaxTransferLength <= LargestTransfer, "MaxTransferLength", "is above " + LargestTransfer);
             Require(MaxTransferLength != 0 && MaxTransferLength % BlockLength == 0, "MaxTransferLength",
                 "is not a multiple of BlockLength");

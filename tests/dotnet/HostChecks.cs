@@ -170,7 +170,8 @@ internal static class HostChecks
         refused("empty", "not empty", new[] { new Partition { BlockAddress = 1, BlockCount = 0 } });
         refused("end", "below block 2^32", new[] { new Partition { BlockAddress = 1, BlockCount = uint.MaxValue } });
         refused("wrap", "below block 2^32", new[] { new Partition { BlockAddress = 2, BlockCount = ulong.MaxValue } });
-        Raises<ArgumentException>("short", "512 bytes", () => PartitionTable.Define(new Partition[0], 0, new byte[511]));
+        Raises<ArgumentException>("short", "512 bytes", () =>
+            PartitionTable.Define(new Partition[0], 0, new byte[511]));
     }
 
     private static void Table(string what, string expected, Partition partition)

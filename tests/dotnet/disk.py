@@ -175,6 +175,16 @@ class Disk:
         return self.process.returncode, (self._text + output).decode(), errors.decode()
 
 
+def listens(path: Path) -> bool:
+    """Whether somebody takes connections there."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(os.fspath(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        return True
+
+
 @contextlib.contextmanager
 def running(path: Path, command: Sequence[str], ready: str) -> Iterator[Disk]:
     """A program that makes a disk at `path`; killed at the end. `ready`: how a line begins then."""

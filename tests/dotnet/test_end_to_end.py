@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.attach.conftest import Desk, desk  # noqa: F401
-from tests.dotnet.disk import PATIENCE, READ
+from tests.dotnet.disk import PATIENCE, READ, listens
 from tests.dotnet.test_rawdisk import rawdisk
 from tests.kit.requires import requires
 
@@ -37,7 +37,7 @@ def over_nbd(path: Path, *options: str) -> Iterator[str]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         try:
             end = time.monotonic() + PATIENCE
-            while not sock.exists():
+            while not listens(sock):
                 assert process.poll() is None, process.communicate()
                 assert time.monotonic() < end
                 time.sleep(0.02)

@@ -146,7 +146,7 @@ def test_options_are_the_disks(built: Path, tmp_path: Path) -> None:
         with Client(disk.path) as client:
             parameters = client.greeting()
             assert client.call(WRITE, 0, 1, bytes(4096)).sense == (7, 0x27, 0)
-            assert client.unmap((0, 1)).sense == (5, 0x20, 0)
+            assert client.unmap((0, 1)).sense == (7, 0x27, 0)
             assert len(client.call(READ, 0, 16).data) == 65536
         _stop(disk)
     expected = struct.pack("<QI16s4sB3xII", 8192, 4096, b"My disk", b"9", 0, 1, 65536)

@@ -13,6 +13,7 @@ from tests.kit.requires import requires
 pytestmark = requires("mcs", "mono", "make")
 
 GOOD = (0, 0, 0)
+INVALID_LIST = (5, 0x26, 0)
 INVALID_FIELD = (5, 0x24, 0)
 INVALID_COMMAND = (5, 0x20, 0)
 OUT_OF_RANGE = (5, 0x21, 0)
@@ -69,7 +70,7 @@ def _failed(answer: Answer, sense: tuple[int, int, int]) -> None:
         (0, 0, 1, 0, INVALID_COMMAND),
         (5, 0, 1, 0, INVALID_COMMAND),
         (255, 0, 1, 512, INVALID_COMMAND),
-        (UNMAP, 1, 0, 0, INVALID_FIELD),  # the descriptors are not there
+        (UNMAP, 1, 0, 0, INVALID_LIST),  # the descriptors are not there
     ],
 )
 def test_requests_that_are_refused(
@@ -115,9 +116,9 @@ def test_ranges_at_the_very_end(client: Client, disk: Disk) -> None:
         ([(0, 1), (BLOCKS, 1)], None, OUT_OF_RANGE),
         ([(LAST64, 1)], None, OUT_OF_RANGE),
         ([(1, 0xFFFFFFFF)], None, OUT_OF_RANGE),
-        ([(0, 1)], 2, INVALID_FIELD),
-        ([(0, 1)], 0, INVALID_FIELD),
-        ([(0, 1)], (1 << 28) + 1, INVALID_FIELD),  # 16 bytes in 32 bits
+        ([(0, 1)], 2, INVALID_LIST),
+        ([(0, 1)], 0, INVALID_LIST),
+        ([(0, 1)], (1 << 28) + 1, INVALID_LIST),  # 16 bytes in 32 bits
     ],
 )
 def test_unmaps_that_are_refused(

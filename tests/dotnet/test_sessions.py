@@ -28,19 +28,19 @@ def test_answers_come_when_they_are_ready(built: Path, tmp_path: Path) -> None:
         assert {client.answer().hint, client.answer().hint} == {slow, ends_it}
 
 
-def test_a_hint_that_is_under_way_is_refused(built: Path, tmp_path: Path) -> None:
-    """The first of the two goes on; a third may have the hint after it."""
-    with serve(built, tmp_path / "s", threads=2) as disk, disk.client() as client:
-        client.ask(READ, 102, 2, hint=5)
-        disk.told("waits")
-        for kind in (READ, FLUSH):
+@pytest.mark.parametrize("kind", [READ, FLUSH, 9])
+def test_a_hint_that_is_under_way_ends_the_client(built: Path, tmp_path: Path, kind: int) -> None:
+    """An answer could be taken for that of the other request."""
+    with serve(built, tmp_path / "s", threads=2) as disk:
+        with disk.client() as client:
+            client.ask(READ, 102, 2, hint=5)
+            disk.told("waits")
             client.ask(kind, 0, 1, hint=5)
-            answer = client.answer()
-            assert (answer.hint, answer.kind, answer.sense) == (5, kind, (5, 0x24, 0))
-        client.ask(READ, 103, 1, hint=6)
-        answers = client.answer(), client.answer()
-        assert {answer.hint: len(answer.data) for answer in answers} == {5: 1024, 6: 512}
-        assert client.call(READ, 0, 1, hint=5).status == 0
+            assert client.ended()
+        # Nobody else is served until that request has ended; this disk's does at its end only.
+        disk.process.kill()
+        _, _, errors = disk.stop()
+    assert errors == "userdisk: a client was ended: it used the hint 5 of a request under way\n"
 
 
 def test_many_requests_at_once(built: Path, tmp_path: Path) -> None:

@@ -105,7 +105,8 @@ namespace Userdisk.Samples
             ulong number;
             if (!ulong.TryParse(value, NumberStyles.None, CultureInfo.InvariantCulture, out number)
                 || number < smallest || number > largest)
-                throw new UsageException(name + " needs a number from " + smallest + " to " + largest + ", not " + value);
+                throw new UsageException(
+                    name + " needs a number from " + smallest + " to " + largest + ", not " + value);
             return number;
         }
     }
