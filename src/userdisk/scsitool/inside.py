@@ -48,8 +48,8 @@ class InsideDevice:
         self._timeout = timeout
         unit = open_unit(spec)
         self._gate = Gate(unit, spec)
-        lu = LogicalUnit(self._gate, saved=identity_of(unit))
-        self._nexus = Target(_TARGET, [lu]).attach(_INITIATOR)
+        self._lu = LogicalUnit(self._gate, saved=identity_of(unit))
+        self._nexus = Target(_TARGET, [self._lu]).attach(_INITIATOR)
         self._ended: list[Completion | None] = []
         self._woken: queue.SimpleQueue[Task] = queue.SimpleQueue()
         self._bugs: list[Exception] = []
@@ -59,6 +59,7 @@ class InsideDevice:
         except Exception as error:
             words = str(error) or type(error).__name__
             raise UserdiskError(f"{spec}: cannot be opened: {words}") from error
+        self._lu.sanitize.resume()
 
     def execute(self, cdb: bytes, read_length: int = 0, data_out: bytes = b"") -> Result:
         """See `Device.execute`."""
@@ -81,7 +82,9 @@ class InsideDevice:
 
     def close(self) -> None:
         """Flush and close the unit; one that does not answer is left as it is."""
-        if not self._stuck:
+        idle = threading.Event()
+        self._lu.background.stop(idle.set)
+        if not self._stuck and idle.wait(self._timeout):
             self._gate.close()
 
     def _late(self) -> DeviceError:
