@@ -12,7 +12,7 @@ NBD_TESTS := $(wildcard $(addprefix tests/,attach/test_nbd*.py guest/test_nbd*.p
 	nbd/test_client.py nbd/test_connection.py nbd/test_memory.py nbd/test_replay.py \
 	nbd/test_withheld.py nbd/test_transmission.py test_both_protocols.py \
 	test_nbd_both_ends.py test_nbd_client.py test_nbd_edge.py))
-TOOLS_TESTS := $(wildcard $(addprefix tests/,dotnet scenarios \
+TOOLS_TESTS := $(wildcard $(addprefix tests/,dotnet scenarios scsitool/test_hostile.py \
 	backend/test_iscsi.py backend/test_spd.py spd/test_connection.py iscsi/test_initiator_hostile.py test_initiator*.py))
 CORE_TESTS := $(wildcard $(addprefix tests/,attach bench cli conformance docs interop guest \
 	iscsi/test_data_out.py iscsi/test_fast_path_checks.py iscsi/test_residuals.py \

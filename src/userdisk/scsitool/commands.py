@@ -275,7 +275,7 @@ def _commands() -> Iterator[Command]:
     yield Command("opcodes", "Supported commands, and how long they may take.", _opcodes)
     yield Command("sense", "Sense data that waits to be asked for.", _sense)
     yield Command("port-groups", "Target port groups and their states (ALUA).", _port_groups)
-    yield Command("pr", "Persistent reservations: keys, reservation, full status, capabilities.",
+    yield Command("pr", "Persistent reservations, all of them or one part.",
                   _pr, ("reserve_in",))  # fmt: skip
     yield Command("lba-status", "Which blocks are mapped.", _lba_status, ("lba", "blocks"))
     yield Command(
