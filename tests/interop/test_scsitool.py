@@ -244,6 +244,20 @@ def test_lint_of_our_own_disk(tmp_path: Path) -> None:
             assert {each.rule.name for each in found} <= expected | {"cache-switch"}
 
 
+def test_a_disk_behind_winspds_pipe_protocol(tmp_path: Path) -> None:
+    pipe = tmp_path / "disk.sock"
+    with (
+        serve("ram:1M", options=("--pipe", str(pipe))),
+        asking(f"spd:{pipe}") as asker,
+    ):
+        (capacity,) = pages.long_capacity(asker.capacity_16())
+        assert capacity.number("RETURNED LOGICAL BLOCK ADDRESS") == 2047
+        asker.run(bytes.fromhex("2a 08 00000010 00 0001 00"), 0, b"p" * 512)
+        assert asker.run(bytes.fromhex("28 00 00000010 00 0001 00"), 512) == b"p" * 512
+        found = lint.findings(lint.gather(asker))
+        assert all(each.rule.severity is Severity.NOTE for each in found)
+
+
 #: Commands that ask, and what else they need.
 ASKING = {"vpd": Options(page="83"), "raw": Options(command=bytes(6)), "logs": Options()}
 

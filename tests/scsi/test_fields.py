@@ -6,7 +6,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from userdisk.scsi import capacity, fields, inquiry, mode
+from userdisk.scsi import (
+    capacity,
+    fields,
+    inquiry,
+    lba_status,
+    log,
+    luns,
+    mode,
+    port_groups,
+    reservation,
+    sense,
+    supported,
+)
 from userdisk.scsi.fields import Field, Form
 
 SOME = (
@@ -20,6 +32,28 @@ SOME = (
 TABLES = {
     "standard INQUIRY": (inquiry.STANDARD_LENGTH, inquiry.STANDARD),
     "READ CAPACITY(16)": (capacity.LONG_LENGTH, capacity.LONG),
+    "READ CAPACITY(10)": (capacity.SHORT_LENGTH, capacity.SHORT),
+    "designator": (inquiry.DESIGNATOR_LENGTH, inquiry.DESIGNATOR),
+    "mode header 6": (mode.HEADER_6_LENGTH, mode.HEADER_6),
+    "mode header 10": (mode.HEADER_10_LENGTH, mode.HEADER_10),
+    "block descriptor": (mode.DESCRIPTOR_LENGTH, mode.DESCRIPTOR),
+    "long block descriptor": (mode.LONG_DESCRIPTOR_LENGTH, mode.LONG_DESCRIPTOR),
+    "log header": (log.HEADER_LENGTH, log.HEADER),
+    "log parameter": (log.PARAMETER_LENGTH, log.PARAMETER),
+    "LUN list": (luns.HEADER_LENGTH, luns.HEADER),
+    "LBA status": (lba_status.HEADER_LENGTH, lba_status.HEADER),
+    "LBA status descriptor": (lba_status.DESCRIPTOR_LENGTH, lba_status.DESCRIPTOR),
+    "port group": (port_groups.GROUP_LENGTH, port_groups.GROUP),
+    "port": (port_groups.PORT_LENGTH, port_groups.PORT),
+    "reservation header": (reservation.HEADER_LENGTH, reservation.HEADER),
+    "reservation": (reservation.RESERVATION_LENGTH, reservation.RESERVATION),
+    "full status": (reservation.FULL_STATUS_LENGTH, reservation.FULL_STATUS),
+    "capabilities": (reservation.CAPABILITIES_LENGTH, reservation.CAPABILITIES),
+    "supported command": (supported.COMMAND_LENGTH, supported.COMMAND),
+    "one command": (supported.ONE_LENGTH, supported.ONE),
+    "timeouts": (supported.TIMEOUTS_LENGTH, supported.TIMEOUTS),
+    "fixed sense": (18, sense.FIXED),
+    "descriptor sense": (sense.DESCRIPTOR_HEADER_LENGTH, sense.DESCRIPTOR_HEADER),
     **{f"VPD {code:02X}": page for code, page in inquiry.PAGES.items()},
     **{f"mode {page.name}": (page.length, page.fields) for page in mode.PAGES},
 }
@@ -60,7 +94,7 @@ def test_fields_of_a_table_do_not_overlap_or_leave_it(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TABLES)
-@settings(max_examples=15)
+@settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_tables_read_what_they_wrote(name: str, data: st.DataObject) -> None:
     length, table = TABLES[name]
@@ -72,3 +106,28 @@ def test_tables_read_what_they_wrote(name: str, data: st.DataObject) -> None:
     encoded = fields.encode(length, table, numbers)
     read = fields.decode(encoded, table)
     assert {key: read[key] for key in numbers} == numbers
+
+
+@given(st.integers(0, (1 << 64) - 1), st.integers(0, (1 << 32) - 1), st.integers(0, 15))
+@settings(deadline=None)
+def test_lba_status_as_a_structure_and_as_a_table(lba: int, blocks: int, state: int) -> None:
+    packed = lba_status.DESCRIPTOR_STRUCT.pack(lba, blocks, state)
+    assert fields.decode(packed, lba_status.DESCRIPTOR) == {
+        "LOGICAL BLOCK ADDRESS": lba,
+        "NUMBER OF LOGICAL BLOCKS": blocks,
+        "PROVISIONING STATUS": state,
+        "ADDITIONAL STATUS": 0,
+    }
+    header = lba_status.HEADER_STRUCT.pack(blocks, state)
+    read = fields.decode(header, lba_status.HEADER)
+    assert read["PARAMETER DATA LENGTH"] == blocks and read["RTP"] == state & 1
+    assert read["COMPLETION CONDITION"] == state >> 1
+
+
+def test_fixed_sense_is_what_the_engine_makes() -> None:
+    value = sense.Sense(5, 0x2400, 7, sense.Pointer(2, 5), 9)
+    read = fields.decode(value.encode(), sense.FIXED)
+    assert (read["VALID"], read["RESPONSE CODE"], read["SENSE KEY"]) == (1, 0x70, 5)
+    assert (read["INFORMATION"], read["COMMAND-SPECIFIC INFORMATION"]) == (7, 9)
+    assert (read["ADDITIONAL SENSE CODE"], read["SKSV"]) == (0x24, 1)
+    assert read["SENSE KEY SPECIFIC"] == 0x4D0002
