@@ -128,6 +128,22 @@ def test_each_task_has_its_own_callback() -> None:
         assert [seen[name] for name in "abc"] == [tasks[:3], tasks[3:6], tasks[6:]]
 
 
+def test_a_callback_that_fails(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(_: list[Task]) -> None:
+        raise ZeroDivisionError
+
+    with serving(InlineRamUnit()) as (_, address), Client(address, settings()) as client:
+        ready(client)
+        tasks = [read(0), read(1), read(2)]
+        found: queue.SimpleQueue[list[Task]] = queue.SimpleQueue()
+        tasks[0].callback = tasks[1].callback = fail
+        tasks[2].callback = found.put
+        client.submit(tasks)
+        assert found.get(timeout=10) == tasks[2:]
+        assert client.execute(bytes(6)).status == 0
+    assert "callback of iSCSI commands failed" in caplog.text
+
+
 @pytest.mark.parametrize("kind", [InlineRamUnit, ConcurrentRamUnit])
 def test_much_in_both_directions(kind: type[RamUnit]) -> None:
     """Neither side waits for the other to read first."""

@@ -9,6 +9,7 @@ until its own answers are read cannot hold it up. The protocol is `userdisk.iscs
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import selectors
 import socket
@@ -27,6 +28,8 @@ from userdisk.iscsi.initiator_wire import InitiatorError
 from userdisk.unit import Buffer
 
 __all__ = ["Client", "SessionLost", "Task", "connect"]
+
+_log = logging.getLogger(__name__)
 
 _TICK = 0.5  # seconds between looks at the clock while nothing comes
 _FINISHED = Callable[[list[Task]], object]
@@ -296,16 +299,26 @@ class Client:
 
 
 def tell(ended: list[Task]) -> None:
-    """Call the callbacks of tasks that have ended, once for each run with the same one."""
+    """Call the callbacks of tasks that have ended, once for each run with the same one.
+
+    One that raises is a bug of its owner: it is logged, and the others are called.
+    """
     first = 0
     callback = None
     for index, task in enumerate(ended):
         if task.callback is not callback:
-            if callback is not None:
-                callback(ended[first:index])
+            _call(callback, ended[first:index])
             first, callback = index, task.callback
-    if callback is not None:
-        callback(ended[first:] if first else ended)
+    _call(callback, ended[first:] if first else ended)
+
+
+def _call(callback: _FINISHED | None, ended: list[Task]) -> None:
+    if callback is None:
+        return
+    try:
+        callback(ended)
+    except Exception:
+        _log.exception("a callback of iSCSI commands failed")
 
 
 def connect(
