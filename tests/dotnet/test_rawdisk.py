@@ -292,3 +292,17 @@ def test_the_debug_log_is_appended(built: Path, tmp_path: Path) -> None:
     lines = log.read_text().splitlines()
     assert lines[0] == "before"
     assert [line.split(": ")[2].split()[0] for line in lines[1:]] == [">>Read", "<<Read"]
+
+
+def test_an_identity_that_cannot_be_kept(built: Path, tmp_path: Path) -> None:
+    """It is derived from the path, so it is the same the next time."""
+    (tmp_path / "disk.guid.new").mkdir()
+    guids = []
+    for _ in range(2):
+        with rawdisk(built, tmp_path) as disk:
+            with Client(disk.path) as client:
+                guids.append(uuid.UUID(bytes_le=client.greeting()[:16]))
+            _stop(disk)
+    assert guids[0] == guids[1]
+    assert (guids[0].version, guids[0].variant) == (8, uuid.RFC_4122)
+    assert not (tmp_path / "disk.guid").exists()

@@ -7,6 +7,7 @@ import signal
 import socket
 import stat
 import struct
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -222,3 +223,31 @@ def test_a_disk_can_end_itself(built: Path, tmp_path: Path) -> None:
         assert disk.process.wait(30) == 0
         assert client.ended()
     assert not (tmp_path / "s").exists()
+
+
+def test_of_several_that_find_a_dead_socket_one_serves(built: Path, tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(os.fspath(path))
+    command = ["mono", str(built / "TestDisk.exe"), "memory", os.fspath(path)]
+    processes = [
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        for _ in range(4)
+    ]
+    try:
+        ready = [process for process in processes if process.stdout and process.stdout.readline()]
+        assert len(ready) == 1
+        for process in processes:
+            if process is not ready[0]:
+                assert b"another server listens there" in process.communicate(timeout=30)[1]
+        with Client(path) as client:
+            client.greeting()
+            assert client.call(READ, 0, 1).status == 0
+        ready[0].communicate(timeout=30)
+        assert ready[0].returncode == 0
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
