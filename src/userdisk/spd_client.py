@@ -143,6 +143,10 @@ class Client:
             self._receiver.join()
             self._socket.close()
 
+    def abort(self) -> None:
+        """End the connection at once: what is under way fails. `close` is still to be called."""
+        self._give_up("was closed")
+
     # -- the thread that receives --------------------------------------------------------------
 
     def _receive(self) -> None:

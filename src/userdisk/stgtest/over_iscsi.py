@@ -1,0 +1,214 @@
+"""A logical unit behind an iSCSI target as a port.
+
+Theory of operation. One connection is driven by the engine's own thread: no hand-over between
+threads, and many commands with one send. Several are sessions of their own, each with a thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import cycle
+
+from userdisk.backend.iscsi_disk import Disk, probe
+from userdisk.errors import UserdiskError
+from userdisk.initiator_client import Initiator
+from userdisk.initiator_url import Url, parse_url, settings_for
+from userdisk.iscsi.initiator_task import Task
+from userdisk.iscsi.initiator_wire import InitiatorError
+from userdisk.iscsi_client import Client
+from userdisk.scsi import sense
+from userdisk.stgtest.port import MOST_BYTES, Geometry, Inbox, Op
+
+_ATTENTIONS = 16  # in a row
+_CHECK_CONDITION = 2
+_UNIT_ATTENTION = 6
+
+
+class _Command(Task):
+    """A command that knows its operation."""
+
+    __slots__ = ("op",)
+
+    op: Op
+
+
+class _Disk:
+    """What both ports know of the disk, and how its commands are made and understood."""
+
+    def __init__(self, url: Url, disk: Disk) -> None:
+        self.url = url
+        self.disk = disk
+        length = disk.block_length
+        self.geometry = Geometry(
+            disk.block_count,
+            length,
+            max(1, min(disk.max_transfer_blocks, MOST_BYTES // length)),
+            cached=disk.volatile_cache,
+            fua=disk.fua,
+            flushes=True,
+            unmaps=disk.unmap_blocks > 0,
+            zeroes=disk.unmap_zeroes,
+            read_only=disk.write_protected,
+        )
+        if not length or length % 8 or not disk.block_count:
+            raise UserdiskError(f"{url}: blocks of {length} bytes cannot be tested")
+
+    def command(self, op: Op) -> _Command:
+        """An operation as a command."""
+        disk, letter, lun = self.disk, op.letter, self.url.lun
+        if letter == "R":
+            cdb = disk.read(op.lba, op.blocks, fua=op.fua and disk.fua)
+            task = _Command(cdb, op.blocks * disk.block_length, b"", lun)
+        elif letter == "W":
+            task = _Command(disk.write(op.lba, op.blocks, fua=op.fua and disk.fua), 0, op.data, lun)
+        elif letter == "F":
+            task = _Command(disk.flush(), 0, b"", lun)
+        else:
+            ((cdb, data),) = disk.unmap([(op.lba, op.blocks)])
+            task = _Command(cdb, 0, data, lun)
+        task.op = op
+        return task
+
+    def end(self, task: Task) -> Op:
+        """A command that has ended, as an operation."""
+        assert isinstance(task, _Command)
+        op = task.op
+        if task.response:
+            op.error = task.problem
+        elif task.status:
+            op.error = _status(task)
+        else:
+            op.result = task.data
+        return op
+
+
+class DirectPort:
+    """One session, on the caller's thread. The constructor blocks. Raises `UserdiskError`.
+
+    Args:
+        timeout: seconds for connecting, and to wait for the next operation to end.
+    """
+
+    def __init__(self, url: Url, timeout: float) -> None:
+        self._initiator = Initiator(url.address, settings_for(url), lun=url.lun, timeout=timeout)
+        try:
+            self._disk = _Disk(url, _probed(url, self._initiator))
+        except BaseException:
+            self._initiator.socket.close()
+            raise
+        self.geometry = self._disk.geometry
+
+    def submit(self, operations: Sequence[Op]) -> None:
+        """See `Port.submit`."""
+        command = self._disk.command
+        self._initiator.submit([command(op) for op in operations])
+
+    def collect(self) -> list[Op]:
+        """See `Port.collect`."""
+        end = self._disk.end
+        return [end(task) for task in self._initiator.completed()]
+
+    def close(self, *, stuck: bool = False) -> None:
+        """See `Port.close`."""
+        if stuck:
+            self._initiator.socket.close()
+        else:
+            self._initiator.close()
+
+
+class SessionsPort:
+    """Some sessions, which operations take in turn. The constructor blocks.
+
+    Args:
+        timeout: seconds for connecting, and to wait for the next operation to end.
+
+    Raises `UserdiskError`.
+    """
+
+    def __init__(self, url: Url, timeout: float, connections: int) -> None:
+        self._inbox = Inbox(str(url), timeout)
+        self.collect = self._inbox.collect
+        with Initiator(url.address, settings_for(url), lun=url.lun, timeout=timeout) as initiator:
+            self._disk = _Disk(url, _probed(url, initiator))
+        self.geometry = self._disk.geometry
+        self._clients: list[Client] = []
+        try:
+            for _ in range(connections):
+                client = Client(url.address, settings_for(url), lun=url.lun, timeout=timeout)
+                self._clients.append(client)
+                _read_attentions(client)
+        except BaseException:
+            self.close()
+            raise
+        self._next = cycle(self._clients)
+
+    def submit(self, operations: Sequence[Op]) -> None:
+        """See `Port.submit`."""
+        share = -(-len(operations) // len(self._clients))
+        for first in range(0, len(operations), share):
+            tasks = [self._disk.command(op) for op in operations[first : first + share]]
+            next(self._next).submit(tasks, self._ended)
+
+    def _ended(self, tasks: list[Task]) -> None:
+        for task in tasks:
+            self._inbox.put(self._disk.end(task))
+
+    def close(self, *, stuck: bool = False) -> None:
+        """See `Port.close`."""
+        for client in () if stuck else self._clients:  # closing waits for answers
+            client.close()
+
+
+def open_iscsi(name: str, timeout: float, connections: int) -> DirectPort | SessionsPort:
+    """The port for a URL."""
+    url = parse_url(name)
+    try:
+        if connections == 1:
+            return DirectPort(url, timeout)
+        return SessionsPort(url, timeout, connections)
+    except InitiatorError as error:
+        if str(url) in str(error):
+            raise
+        raise UserdiskError(f"{url}: {str(error).removeprefix('iscsi: ')}") from None
+
+
+def _probed(url: Url, initiator: Initiator) -> Disk:
+    """All about the disk; unit attentions are read past."""
+    steps = probe(str(url))
+    task = next(steps)
+    try:
+        while True:
+            for _ in range(_ATTENTIONS):
+                again = Task(task.cdb, task.read_length, task.data_out, url.lun)
+                initiator.submit([again])
+                initiator.finish(again)
+                if not _attention(again):
+                    break
+            task = steps.send(again)
+    except StopIteration as stop:
+        disk: Disk = stop.value
+        return disk
+
+
+def _read_attentions(client: Client) -> None:
+    for _ in range(_ATTENTIONS):
+        if not _attention(client.execute(bytes(6))):
+            return
+
+
+def _attention(task: Task) -> bool:
+    if task.status != _CHECK_CONDITION or task.response:
+        return False
+    try:
+        return sense.decode(task.sense).key == _UNIT_ATTENTION
+    except ValueError:
+        return False
+
+
+def _status(task: Task) -> str:
+    if task.status == _CHECK_CONDITION:
+        try:
+            return f"the disk says {sense.decode(task.sense)}"
+        except ValueError:
+            return "the disk says CHECK CONDITION without valid sense data"
+    return f"SCSI status {task.status:02x}"
