@@ -360,6 +360,12 @@ def connect(
     except OSError as error:
         sock.close()
         raise InitiatorError(f"{where}: {_broken(error)}") from None
+    except UserdiskError as error:
+        sock.close()
+        text = str(error)
+        if text.startswith("iscsi: "):  # say which target it was
+            error.args = (f"{where}: {text.removeprefix('iscsi: ')}",)
+        raise
     except BaseException:
         sock.close()
         raise

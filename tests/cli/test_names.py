@@ -23,6 +23,9 @@ from userdisk.errors import UsageError
         ("module:Class", "Class"),
         ("C:\\disks\\a.img", "a.img"),
         ("folder/", "folder"),
+        ("iscsi://192.0.2.1/iqn.2026-11.com.example:disk/0", "disk"),
+        ("iscsi:iscsi://anna@[::1]:3261/iqn.2026-11.com.example:disk/3?chap-file=/a/b", "disk-3"),
+        ("iscsi://h/eui.0123456789abcdef/0", "eui.0123456789abcdef"),
     ],
 )
 def test_unit_name(spec: str, name: str) -> None:

@@ -6,6 +6,7 @@ A command lists `UNIT_OPTIONS` or `SERVED_UNIT_OPTIONS` among its parameters and
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -122,15 +123,25 @@ class UnitOptions:
             raise UsageError(f"{spec}: {error}") from None
 
 
+_ISCSI = re.compile(r"(?:iscsi:)?iscsi://[^/]*/([^/?]+)/([0-9]+)")
+
+
 def unit_name(spec: str) -> str:
     """What a unit is called in messages and default names.
 
-    The last part of a path, the class of `file.py:Class`, or the scheme of `ram:1G`.
+    The last part of a path, the class of `file.py:Class`, the scheme of `ram:1G`, or what is the
+    target's own in `iscsi://host/iqn.2026-11.com.example:disk/0`.
     """
+    if found := _ISCSI.match(spec):
+        target, lun = found.groups()
+        name = target.rpartition(":")[2] or target
+        return name if lun == "0" else f"{name}-{lun}"
     scheme, colon, rest = spec.rpartition(":")
     if colon and rest.isidentifier():
         return rest
-    if colon and scheme.isidentifier() and len(scheme) > 1:
+    if scheme == "spd":
+        spec = rest
+    elif colon and scheme.isidentifier() and len(scheme) > 1:
         return scheme
     return spec.replace("\\", "/").rstrip("/").rpartition("/")[2] or spec
 
