@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import socket
@@ -18,12 +19,14 @@ from tests.conformance.configurations import CONFIGURATIONS
 from tests.conformance.tgt import tgt
 from tests.kit.requires import requires
 from tests.kit.server import serve
+from tests.kit.sockets import eventually
 from userdisk.initiator_url import parse_url
 from userdisk.scsitool import lint, lists, pages, sg_io
 from userdisk.scsitool.asker import Asker
 from userdisk.scsitool.capture import Piece
 from userdisk.scsitool.commands import COMMANDS, Options
 from userdisk.scsitool.device import open_device
+from userdisk.scsitool.explain import capture_file
 from userdisk.scsitool.items import Section
 from userdisk.scsitool.lint import Severity
 from userdisk.scsitool.session import lines
@@ -337,3 +340,34 @@ def test_a_real_session_in_words() -> None:
         " (5/21/00), information 4294967295",
     ):
         assert part in text, part
+
+
+@requires("tcpdump")
+def test_a_session_that_tcpdump_captured(tmp_path: Path) -> None:
+    if os.geteuid():
+        pytest.skip("needs root, to capture packets")
+    file = tmp_path / "session.pcap"
+    with serve("ram:1M") as served:
+        command = ["tcpdump", "-i", "lo", "--immediate-mode", "-U", "-w", str(file)]
+        tcpdump = subprocess.Popen(
+            [*command, "port", str(served.address.port)], stderr=subprocess.PIPE, text=True
+        )
+        try:
+            assert tcpdump.stderr is not None
+            assert "listening on lo" in tcpdump.stderr.readline()
+            with asking(served.url) as asker:
+                asker.vpd(0xB2)
+            eventually(lambda: "< logout: done" in _explained(file)[-1:])
+        finally:
+            tcpdump.terminate()
+            tcpdump.communicate(timeout=20)
+    said = _explained(file)
+    assert said[0].startswith("> login, security stage") and said[-1] == "< logout: done"
+    assert "> LUN 0: INQUIRY, EVPD 1, PAGE CODE B2h, ALLOCATION LENGTH 255" in "\n".join(said)
+
+
+def _explained(file: Path) -> list[str]:
+    """What can be said of a capture that may still be written."""
+    if not file.exists() or file.stat().st_size < 24:
+        return []
+    return [f"{way} {words}" for _, way, words in capture_file(str(file)).rows]
