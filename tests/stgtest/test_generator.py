@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from userdisk.errors import UsageError
-from userdisk.stgtest.generator import Generator, Plan, Random, parse_mix
+from userdisk.stgtest.generator import RANDOM, Plan, Random, effective_mix
 
 BYTES = bytes.fromhex("2923BE84E16CD6AE529049F1")
 
@@ -21,9 +23,15 @@ def lcg(seed: int, count: int) -> bytes:
     return bytes(found)
 
 
+def groups(
+    address: int, count: int, number: int, *, seed: int = 1, blocks: int = 100, most: int = 16
+) -> list[tuple[int, int]]:
+    return list(islice(Plan(seed, "W", address, count, blocks, most).groups(), number))
+
+
 def test_the_published_bytes() -> None:
-    assert Random(1).take(12) == int.from_bytes(BYTES, "little")
-    assert Random(0).take(12) == int.from_bytes(BYTES, "little")
+    assert Random(1).number(12) == int.from_bytes(BYTES, "little")
+    assert Random(0).number(12) == int.from_bytes(BYTES, "little")
     assert lcg(1, 12) == BYTES
 
 
@@ -35,45 +43,49 @@ def test_the_published_bytes() -> None:
     ],
 )
 def test_the_published_groups(seed: int, expected: list[tuple[int, int]]) -> None:
-    generator = Generator(Plan(seed, 10, "WRUR", None, None), 1048576, 128)
-    assert [generator.group() for _ in expected] == expected
+    found = groups(RANDOM, RANDOM, len(expected), seed=seed, blocks=1048576, most=128)
+    assert found == expected
 
 
 @given(st.integers(0, 2**32 - 1), st.lists(st.integers(1, 12), max_size=2000))
 def test_many_bytes_at_once_are_the_same_bytes(seed: int, sizes: list[int]) -> None:
     random, expected, at = Random(seed), lcg(seed, sum(sizes)), 0
     for size in sizes:
-        assert random.take(size) == int.from_bytes(expected[at : at + size], "little")
+        assert random.number(size) == int.from_bytes(expected[at : at + size], "little")
         at += size
 
 
+def test_each_letter_of_a_round_has_the_same_range() -> None:
+    found = list(islice(Plan(1, "WRU", 5, 2, 100, 16).operations(), 7))
+    assert found == [
+        ("W", 5, 2), ("R", 5, 2), ("U", 5, 2), ("W", 7, 2), ("R", 7, 2), ("U", 7, 2), ("W", 9, 2),
+    ]  # fmt: skip
+
+
 def test_fixed_ranges_follow_each_other_and_wrap() -> None:
-    generator = Generator(Plan(1, None, "W", 90, 8), 100, 16)
-    assert [generator.group() for _ in range(4)] == [(90, 8), (98, 2), (6, 8), (14, 8)]
+    assert groups(90, 8, 4) == [(90, 8), (98, 2), (6, 8), (14, 8)]
 
 
 def test_a_fixed_address_after_random_counts() -> None:
-    counts = [n % 16 or 1 for n in (int.from_bytes(lcg(7, 40)[i : i + 4], "little")
-                                    for i in range(0, 40, 4))]  # fmt: skip
-    generator = Generator(Plan(7, None, "W", 0, None), 10**6, 16)
+    drawn = lcg(7, 40)
+    counts = [int.from_bytes(drawn[at : at + 4], "little") % 16 or 1 for at in range(0, 40, 4)]
     at = 0
-    for count in counts:
-        assert generator.group() == (at, count)
+    for count, found in zip(counts, groups(0, RANDOM, 10, seed=7, blocks=10**6), strict=True):
+        assert found == (at, count)
         at += count
 
 
 @pytest.mark.parametrize(("count", "used"), [(0, 1), (1, 1), (16, 16), (17, 16), (2**32 - 1, 16)])
 def test_counts_are_at_least_one_and_at_most_the_limit(count: int, used: int) -> None:
-    assert Generator(Plan(1, 1, "W", 0, count), 100, 16).group() == (0, used)
+    assert groups(0, count, 1) == [(0, used)]
 
 
 def test_an_address_past_the_end_wraps() -> None:
-    assert Generator(Plan(1, 1, "W", 2**64 - 1, 1), 100, 16).group() == (15, 1)
+    assert groups(2**64 - 1, 1, 1) == [(15, 1)]
 
 
 def test_a_limit_of_one_block() -> None:
-    generator = Generator(Plan(1, 1, "W", None, None), 1, 1)
-    assert [generator.group() for _ in range(3)] == [(0, 1)] * 3
+    assert groups(RANDOM, RANDOM, 3, blocks=1, most=1) == [(0, 1)] * 3
 
 
 @pytest.mark.parametrize(
@@ -81,9 +93,9 @@ def test_a_limit_of_one_block() -> None:
     [("", "WR"), ("wrur", "WRUR"), ("W-R", "WR"), ("W" * 40, "W" * 32), ("." * 31 + "RW", "R")],
 )
 def test_mixes(text: str, mix: str) -> None:
-    assert parse_mix(text) == mix
+    assert effective_mix(text) == mix
 
 
 def test_a_mix_without_operations() -> None:
-    with pytest.raises(UsageError, match="OPMIX 'xyz': has none of the letters R, W, F and U"):
-        parse_mix("xyz")
+    with pytest.raises(UsageError, match="xyz: a mix of operations is letters R, W, F and U"):
+        effective_mix("xyz")

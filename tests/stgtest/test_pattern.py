@@ -1,4 +1,4 @@
-"""The published words of WinSpd's pattern; versions; what a word tells of itself."""
+"""The published words of WinSpd's pattern; versions; what is in a block that was read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from userdisk.stgtest.pattern import ANY, SEVERAL, ZERO, Pattern, fill, finalise, undo
+from userdisk.stgtest.pattern import FOREIGN, ZERO, Pattern, detail, finaliser, words_of
 
 VECTORS = {
     0: 0xB456BCFC34C2CB2C,
@@ -17,50 +17,56 @@ VECTORS = {
     7: 0x46ABCCA593A3C687,
     1000: 0x59505935B2C498AC,
 }
+NONCE = 0x9E3779B9
 
 
 @pytest.mark.parametrize("block", VECTORS)
 def test_the_published_words(block: int) -> None:
-    assert finalise(block + 1) == VECTORS[block]
-    assert Pattern(5000).words(block, 1) == struct.pack("<Q", VECTORS[block])
-    data = fill(Pattern(5000).words(block, 1), 512)
-    assert data == struct.pack("<Q", VECTORS[block]) * 64
+    assert finaliser(block + 1) == VECTORS[block]
+    assert Pattern(512).data(block, 1, 0) == struct.pack("<Q", VECTORS[block]) * 64
 
 
-@given(st.integers(0, 2**64 - 1))
-def test_the_function_can_be_undone(x: int) -> None:
-    assert undo(finalise(x)) == x
-
-
-@given(
-    st.integers(1, 2**54), st.integers(0, 2**64), st.integers(0, 2**40), st.integers(1, 200),
-    st.data(),
-)  # fmt: skip
-def test_words_of_many_blocks(
-    blocks: int, first: int, serial: int, count: int, data: st.DataObject
-) -> None:
-    lba = data.draw(st.integers(0, blocks - 1))
-    count = min(count, blocks - lba)
-    pattern = Pattern(blocks, first)
-    words = pattern.words(lba, count, serial)
-    version = (first + serial) % 2 ** (64 - pattern.shift)
-    assert words == b"".join(
-        struct.pack("<Q", finalise(lba + i + 1 + (version << pattern.shift))) for i in range(count)
+@pytest.mark.parametrize("length", [8, 512, 4096])
+@given(lba=st.integers(0, 2**54), blocks=st.integers(1, 200), version=st.integers(0, 2**32 - 1))
+def test_what_was_written_is_recognised(length: int, lba: int, blocks: int, version: int) -> None:
+    contents = Pattern(length, NONCE)
+    data = contents.data(lba, blocks, version)
+    stamp = NONCE << 32 | version if version else 0
+    assert data == b"".join(
+        struct.pack("<Q", finaliser(block + 1) ^ stamp) * (length // 8)
+        for block in range(lba, lba + blocks)
     )
-    room = 2 ** (64 - pattern.shift)
-    assert pattern.origin(words[:8]) == (lba, serial % room)
-    for word in (ANY, SEVERAL, ZERO):
-        assert word not in [words[i : i + 8] for i in range(0, len(words), 8)]
+    assert contents.versions(lba, data) == [version] * blocks
 
 
-def test_blocks_are_filled_with_their_words() -> None:
-    words = Pattern(100).words(3, 4)
-    data = fill(words, 16)
-    assert data == b"".join(words[i : i + 8] * 2 for i in range(0, 32, 8))
+def test_blocks_of_several_kinds() -> None:
+    contents = Pattern(512, NONCE)
+    torn = contents.data(3, 1, 5)[:256] + contents.data(3, 1, 6)[256:]
+    last = contents.data(4, 1, 7)[:504] + bytes(8)
+    data = contents.data(0, 1, 9) + bytes(512) + contents.data(9, 1, 5) + torn + last
+    assert contents.versions(0, data) == [9, ZERO, FOREIGN, FOREIGN, FOREIGN]
+    assert contents.mixed(3, torn) == {5, 6}
+    assert contents.mixed(4, last) == {7, ZERO}
+    assert FOREIGN in contents.mixed(3, b"x" * 512)
 
 
-def test_the_last_block_of_the_largest_disk_has_no_reserved_word() -> None:
-    for blocks in (2**10 - 2, 2**10 - 1, 2**10, 2**54 - 1, 2**54):
-        pattern = Pattern(blocks)
-        words = {pattern.words(blocks - 1, 1, serial) for serial in range(-3, 3)}
-        assert not words & {ANY, SEVERAL, ZERO}
+def test_another_run_is_foreign() -> None:
+    data = Pattern(512, NONCE).data(0, 4, 7)
+    assert Pattern(512, NONCE + 1).versions(0, data) == [FOREIGN] * 4
+    assert Pattern(512).versions(0, data) == [FOREIGN] * 4
+
+
+def test_without_a_nonce_there_is_one_pattern() -> None:
+    contents = Pattern(512)
+    data = contents.data(60, 10, 0)
+    assert contents.versions(60, data) == [0] * 10
+    assert contents.versions(60, data[:-512] + bytes(512)) == [0] * 9 + [ZERO]
+    assert contents.versions(61, data) == [FOREIGN] * 10
+
+
+def test_words_for_people() -> None:
+    contents = Pattern(512, NONCE)
+    assert words_of([ZERO, FOREIGN, 0, 12]) == "zeros or foreign data or the pattern or write 12"
+    torn = contents.data(3, 1, 5)[:256] + contents.data(3, 1, 6)[256:]
+    assert detail(torn, 3, 512).startswith("torn at byte 256, begins with 0x")
+    assert "the pattern would be 0x3abf2a20650683e7" in detail(contents.data(9, 1, 5), 1, 512)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from userdisk.errors import UsageError
@@ -11,22 +12,49 @@ from userdisk.errors import UsageError
 RANDOM: Final = -1  #: an address or count that is drawn for each group
 _MIX_LENGTH: Final = 32  # letters that count
 _LETTERS: Final = "RWFU"
+_MASK: Final = 0xFFFFFFFF
+_AHEAD: Final = 3072  # bytes that are made at once
 
 
 class Random:
-    """The generator of bytes: a linear congruential one with 32 bits; a seed of 0 acts as 1."""
+    """The generator of bytes: a linear congruential one with 32 bits; a seed of 0 acts as 1.
+
+    The n-th state from now is state * A + C, with constants for each n: so one multiplication of
+    long numbers makes many bytes.
+    """
 
     def __init__(self, seed: int) -> None:
-        self._state = (seed or 1) & 0xFFFFFFFF
-
-    def byte(self) -> int:
-        """The next byte."""
-        self._state = (self._state * 214013 + 2531011) & 0xFFFFFFFF
-        return self._state >> 16 & 0xFF
+        self._state = (seed & _MASK) or 1
+        self._bytes = b""
+        self._at = 0
 
     def number(self, size: int) -> int:
         """The next `size` bytes as a little-endian number."""
-        return int.from_bytes(bytes(self.byte() for _ in range(size)), "little")
+        at = self._at
+        if at + size > len(self._bytes):
+            self._bytes = self._bytes[at:] + self._more()
+            at = 0
+        self._at = at + size
+        return int.from_bytes(self._bytes[at : at + size], "little")
+
+    def _more(self) -> bytes:
+        factors, terms = _powers()
+        states = (self._state * factors + terms).to_bytes(8 * _AHEAD, "little")
+        self._state = int.from_bytes(states[-8:-4], "little")
+        return states[2::8]  # bits 16 to 23 of each
+
+
+@lru_cache(maxsize=1)
+def _powers() -> tuple[int, int]:
+    """A and C of the next states, 64 bits for each, so that no carry reaches the next one."""
+    factor, term = 1, 0
+    factors, terms = bytearray(), bytearray()
+    for _ in range(_AHEAD):
+        term = (term * 214013 + 2531011) & _MASK
+        factor = factor * 214013 & _MASK
+        factors += factor.to_bytes(8, "little")
+        terms += term.to_bytes(8, "little")
+    return int.from_bytes(factors, "little"), int.from_bytes(terms, "little")
 
 
 def effective_mix(text: str) -> str:
@@ -67,8 +95,7 @@ class Plan:
             count = fixed
             if self.count == RANDOM:
                 count = random.number(4) % self.max_count or 1
-            count = min(count, self.block_count - address)
-            yield address, count
+            yield address, min(count, self.block_count - address)
 
     def operations(self) -> Iterator[tuple[str, int, int]]:
         """Letter, address and count of each operation. It does not end."""

@@ -1,17 +1,16 @@
 """What each block may hold, with any number of operations under way.
 
 Theory of operation. A block's state is the versions that may be its contents when nothing is under
-way; no state: anything. What overlaps in time and place are rivals, and remember each other. A write
-that ends takes the place of all that had ended when it was submitted, not of its rivals: these may
-have come after it. One that failed may have changed each block or not. A read may find what was
-possible when it was submitted, and what any of its rivals writes.
+way; no state: anything. What overlaps in time and place are rivals, and remember each other. A
+write that ends takes the place of all that had ended when it was submitted, not of its rivals:
+these may have come after it. One that failed may have changed each block or not. A read may find
+what was possible when it was submitted, and what any of its rivals writes. A block whose writes
+overlapped may be a mix of them: disks promise no order inside a block.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-
-from userdisk.stgtest.pattern import ZERO
 
 #: One version, some of them, or None: anything.
 State = int | tuple[int, ...] | None
@@ -70,36 +69,25 @@ class Model:
         assert value is not None
         span = range(entry.lba, entry.end)
         weak = failed or entry.weak
-        if not weak and not any(other.over for other in entry.rivals):
+        rivals = [other for other in entry.rivals if other.over and other.value is not None]
+        if not weak and not rivals:
             self._states.update(dict.fromkeys(span, value))
         else:
             for block in span:
-                self._settle(entry, block, value, weak=weak)
+                self._settle(rivals, block, value, weak=weak)
         entry.rivals = []  # rivals of rivals of rivals would stay for ever
         if len(self._states) > self._most:
             self._forget()
 
-    def _settle(self, entry: Entry, block: int, value: int, *, weak: bool) -> None:
+    def _settle(self, rivals: list[Entry], block: int, value: int, *, weak: bool) -> None:
+        """`rivals`: the writes that ended while this one was under way."""
         old = _versions(self._states.get(block))
-        if old is None:
-            rivals = [
-                other for other in entry.rivals if other.over and other.lba <= block < other.end
-            ]
-            if not weak and not any(other.value is not None for other in rivals):
+        late = _values(rivals, block)
+        if old is None:  # anything; a write that failed does not change that
+            if not weak and not late:
                 self._states[block] = value
-            return  # something that nobody knows stays possible
-        kept = (
-            old
-            if weak
-            else tuple(
-                other.value
-                for other in entry.rivals
-                if other.over
-                and other.value is not None
-                and other.lba <= block < other.end
-                and other.value in old
-            )
-        )
+            return
+        kept = old if weak else tuple(each for each in late if each in old)
         after = tuple(dict.fromkeys((*kept, value)))
         self._states[block] = after if len(after) > 1 else value
 
@@ -140,6 +128,3 @@ def _values(rivals: Iterable[Entry], block: int) -> tuple[int, ...]:
     return tuple(
         each.value for each in rivals if each.value is not None and each.lba <= block < each.end
     )
-
-
-__all__ = ["ZERO", "Entry", "Model", "State"]

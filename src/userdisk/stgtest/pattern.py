@@ -19,10 +19,12 @@ FOREIGN: Final = -2  #: a block that is no pattern, or not of one write
 WORD: Final = 8
 _MASK: Final = (1 << 64) - 1
 _SERIAL: Final = (1 << 32) - 1
-_CACHED = 1 << 17  # blocks
+_CHUNK: Final = 64  # blocks whose words are kept together
+_CACHED: Final = 1 << 19  # blocks whose words are kept
+_PLAIN: Final = 16 << 20  # bytes of blocks that are kept
+_WORD: Final = struct.Struct("<Q")
 
 
-@lru_cache(_CACHED)
 def finaliser(number: int) -> int:
     """F: a permutation of the 64-bit numbers."""
     number ^= number >> 33
@@ -30,6 +32,22 @@ def finaliser(number: int) -> int:
     number ^= number >> 33
     number = number * 0xC4CEB9FE1A85EC53 & _MASK
     return number ^ number >> 33
+
+
+@lru_cache(_CACHED // _CHUNK)
+def _chunk(index: int) -> list[int]:
+    """F(b+1) of the blocks of one chunk."""
+    return [finaliser(number) for number in range(index * _CHUNK + 1, (index + 1) * _CHUNK + 1)]
+
+
+def _numbers(lba: int, blocks: int) -> list[int]:
+    """F(b+1) of each block."""
+    index, at = divmod(lba, _CHUNK)
+    found = _chunk(index)[at : at + blocks]
+    while len(found) < blocks:
+        index += 1
+        found += _chunk(index)[: blocks - len(found)]
+    return found
 
 
 class Pattern:
@@ -44,38 +62,68 @@ class Pattern:
         self._length = block_length
         self._words = block_length // WORD
         self._nonce = nonce << 32
-        self._zeros = bytes(block_length)
-        self._pack = struct.Struct("<Q").pack
+        self._whole = lru_cache(max(1, _PLAIN // (_CHUNK * block_length)))(self._plain_chunk)
 
     def data(self, lba: int, blocks: int, version: int) -> bytes:
         """What a write of that version (32 bits; 0: of none) stores."""
-        stamp = self._nonce | version if version else 0
-        pack, words = self._pack, self._words
-        if blocks == 1:
-            return pack(finaliser(lba + 1) ^ stamp) * words
-        return b"".join(
-            [pack(finaliser(block) ^ stamp) * words for block in range(lba + 1, lba + blocks + 1)]
-        )
+        if not version:
+            return self._plain(lba, blocks)
+        stamp = self._nonce | version
+        return self._filled([number ^ stamp for number in _numbers(lba, blocks)])
+
+    def _filled(self, heads: list[int]) -> bytes:
+        """Blocks that are full of these words."""
+        pack, words = _WORD.pack, self._words
+        return b"".join([pack(head) * words for head in heads])
+
+    def _plain_chunk(self, index: int) -> bytes:
+        return self._filled(_chunk(index))
+
+    def _plain(self, lba: int, blocks: int) -> bytes:
+        """The pattern without versions; what is written again and again is kept."""
+        index, at = divmod(lba, _CHUNK)
+        length = self._length
+        if at + blocks <= _CHUNK:
+            return self._whole(index)[at * length : (at + blocks) * length]
+        last, end = divmod(lba + blocks, _CHUNK)
+        pieces = [self._whole(index)[at * length :]]
+        pieces += [self._whole(each) for each in range(index + 1, last)]
+        if end:
+            pieces.append(self._whole(last)[: end * length])
+        return b"".join(pieces)
 
     def versions(self, lba: int, data: Buffer) -> list[int]:
         """The version that each block holds, or `ZERO`, or `FOREIGN`."""
-        pack, words, length, zeros = self._pack, self._words, self._length, self._zeros
+        words, length, version = self._words, self._length, self._version
         whole = bytes(data)
-        found: list[int] = []
-        first = struct.unpack(f"<{len(whole) // WORD}Q", whole)[::words]
-        for index, word in enumerate(first):
-            block = whole[index * length : (index + 1) * length]
-            if block == pack(word) * words:
-                stamp = finaliser(lba + index + 1) ^ word
-                if not stamp:
-                    found.append(0)
-                elif stamp ^ self._nonce <= _SERIAL and stamp != self._nonce and self._nonce:
-                    found.append(stamp & _SERIAL)
-                else:
-                    found.append(ZERO if not word and block == zeros else FOREIGN)
-            else:
-                found.append(FOREIGN)
+        blocks = len(whole) // length
+        if not self._nonce and whole == self._plain(lba, blocks):
+            return [0] * blocks
+        heads = [
+            int.from_bytes(whole[start : start + WORD], "little")
+            for start in range(0, len(whole), length)
+        ]
+        found = [
+            version(number ^ head) if head else ZERO
+            for number, head in zip(_numbers(lba, blocks), heads, strict=True)
+        ]
+        if whole != self._filled(heads):
+            for index, start in enumerate(range(0, len(whole), length)):
+                if whole[start : start + length] != whole[start : start + WORD] * words:
+                    found[index] = FOREIGN
         return found
+
+    def mixed(self, lba: int, block: Buffer) -> set[int]:
+        """The versions that the words of one block hold: several, if writes of it overlapped."""
+        words = set(struct.unpack(f"<{self._words}Q", block))
+        number = finaliser(lba + 1)
+        return {self._version(number ^ word) if word else ZERO for word in words}
+
+    def _version(self, stamp: int) -> int:
+        if not stamp:
+            return 0
+        serial = stamp ^ self._nonce
+        return serial if 0 < serial <= _SERIAL and self._nonce else FOREIGN
 
 
 def detail(data: Buffer, lba: int, block_length: int) -> str:
