@@ -13,10 +13,12 @@ NBD_TESTS := $(wildcard $(addprefix tests/,attach/test_nbd*.py guest/test_nbd*.p
 	nbd/test_withheld.py nbd/test_transmission.py test_both_protocols.py \
 	test_nbd_both_ends.py test_nbd_client.py test_nbd_edge.py))
 TOOLS_TESTS := $(wildcard $(addprefix tests/,dotnet scenarios scsitool/test_hostile.py \
-	backend/test_iscsi.py backend/test_spd.py spd/test_connection.py iscsi/test_initiator_hostile.py test_initiator*.py))
+	backend/test_iscsi.py backend/test_spd.py iscsi/test_initiator_hostile.py spd/test_connection.py \
+	test_initiator*.py))
 CORE_TESTS := $(wildcard $(addprefix tests/,attach bench cli conformance docs interop guest \
 	iscsi/test_data_out.py iscsi/test_fast_path_checks.py iscsi/test_residuals.py \
-	iscsi/test_fuzz*.py target/test_operations.py target/test_*fuzz.py test_fuzz_coverage.py test_conftest.py \
+	iscsi/test_fuzz*.py target/test_operations.py target/test_*fuzz.py test_conftest.py \
+	test_fuzz_coverage.py \
 	target/test_*model.py target/test_*oracle.py testing \
 	test_block_sessions.py test_fencing.py test_portal_groups.py test_resize.py \
 	test_server_medium.py))
@@ -24,7 +26,7 @@ SYSTEM_TESTS := $(CORE_TESTS) $(NBD_TESTS) $(TOOLS_TESTS)
 SOURCES := $(wildcard src tests bench examples)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages check format unit core nbd tools test conformance fuzz bench demo dotnet clean
+.PHONY: help setup packages check format unit core nbd tools scenarios test conformance fuzz bench demo dotnet clean
 
 help: ## this text
 	@echo 'make TARGET, where TARGET is one of'
@@ -83,6 +85,9 @@ nbd: setup packages ## NBD with other people's clients, servers and kernels
 
 tools: setup packages ## the tools, the pipe protocol and its other languages
 	$(BIN)/python -m pytest -q $(TOOLS_TESTS)
+
+scenarios: setup packages ## WinSpd's own test list, on rawdisk in Python and in C#
+	$(BIN)/python -m pytest -v tests/scenarios
 
 test: unit core nbd tools ## every test but the conformance suite
 

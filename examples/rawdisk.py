@@ -4,7 +4,7 @@
 
 On a new file it writes a partition table with one partition, as the original does. It serves the
 disk over iSCSI on this machine, port 3260; RAWDISK_LISTEN=ADDRESS:PORT in the environment changes
-that. Unlike the original, it gives the disk the same identity next time, refuses numbers that are
+that. With -p it serves a pipe instead, for `userdisk stgtest spd:PIPE` or as the unit `spd:PIPE`. Unlike the original, it gives the disk the same identity next time, refuses numbers that are
 none, flushes when the operating system asks for it, and reports errors of unmap.
 """
 
@@ -19,6 +19,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TextIO
 
 from userdisk import Inline, StorageError, UsageError, UserdiskError
@@ -43,7 +44,7 @@ options:
     -U 0|1              unmap: not offered, offered (default: 1)
     -d MASK             log requests: 2 read, 4 write, 8 flush, 16 unmap, -1 all (default: 0)
     -D FILE             append that log to a file; - is standard error (default: -)
-    -p PIPE             serve on a named pipe (not available on this system yet)
+    -p PIPE             serve on a pipe alone: a Unix socket, on Windows \\\\.\\pipe\\NAME
     -?                  this text"""
 
 NAME = "iqn.2026-11.io.userdisk:rawdisk"
@@ -64,6 +65,7 @@ class Options:
     unmap: bool = True
     debug_mask: int = 0
     debug_file: str = "-"
+    pipe: str = ""
 
 
 class RawDisk(FileUnit):
@@ -184,8 +186,8 @@ def parse(arguments: Sequence[str]) -> Options | None:
     if rest or "-f" not in given:
         what = f"{rest[0]}: not an option" if rest else "the option -f FILE is missing"
         raise UsageError(f"{what} (see rawdisk -?)")
-    if "-p" in given:
-        raise UsageError("-p: named pipes are not available on this system yet")
+    if given.get("-p") == "":
+        raise UsageError("-p: needs the path of a socket")
     options = Options(
         given["-f"],
         _number(given, "-c", 1048576),
@@ -197,6 +199,7 @@ def parse(arguments: Sequence[str]) -> Options | None:
         bool(_number(given, "-U", 1, most=1)),
         _number(given, "-d", 0, least=-1),
         given.get("-D", "-"),
+        given.get("-p", ""),
     )
     if options.block_count < 1:
         raise UsageError("-c 0: a disk has at least one block")
@@ -231,13 +234,20 @@ def serve(disk: RawDisk, options: Options) -> None:
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: stopping.set())
-    target = Target(NAME, [LogicalUnit(Gate(disk, "rawdisk"))])
-    server = Server([target], listen=[listen_address()], credentials=None)
-    ((host, port),) = server.start()
+    gate = Gate(disk, "rawdisk")
+    lu = LogicalUnit(gate)
+    if options.pipe:
+        server = Server([], listen=[], pipes={Path(options.pipe): gate})
+        server.start()
+        where = f"spd:{options.pipe}"
+    else:
+        server = Server([Target(NAME, [lu])], listen=[listen_address()])
+        ((host, port),) = server.start()
+        where = f"iscsi://{host}:{port}/{NAME}/0"
     print(
         f"rawdisk -f {options.file} -c {options.block_count} -l {options.block_length}"
         f" -i {options.product_id} -r {options.product_revision} -W {options.write_allowed:d}"
-        f" -C {options.cache:d} -U {options.unmap:d}: iscsi://{host}:{port}/{NAME}/0",
+        f" -C {options.cache:d} -U {options.unmap:d}: {where}",
         flush=True,
     )
     try:
