@@ -86,7 +86,7 @@ def test_a_device_without_subpages_and_timeouts() -> None:
 
     device = Scripted(answer)
     run("modes", device)
-    assert [asked[0][:8] for asked in device.asked] == ["5a103fff", "5a103f00"]
+    assert [asked[0][:8] for asked in device.asked] == ["5a003fff", "5a003f00"]
     (listing,) = run("opcodes", device)
     assert isinstance(listing, Listing)
     assert listing.rows == [("12h", "", 6, "", "", "INQUIRY")]

@@ -107,7 +107,7 @@ class Asker:
 
     def mode_10(self, page: int, subpage: int = 0, control: int = mode.CURRENT) -> bytes:
         """MODE SENSE(10) of a page, with all of its answer."""
-        values = {"PAGE CODE": page, "SUBPAGE CODE": subpage, "PC": control, "LLBAA": 1}
+        values = {"PAGE CODE": page, "SUBPAGE CODE": subpage, "PC": control}
         return self.whole("MODE SENSE(10)", values, _total(0, 2), most=0xFFFF)
 
     def log(self, page: int, subpage: int = 0) -> bytes:

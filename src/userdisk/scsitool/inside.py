@@ -73,7 +73,7 @@ class InsideDevice:
             except queue.Empty:
                 raise self._late() from None
         if self._bugs:
-            raise UserdiskError(f"{self.name}: a bug in userdisk") from self._bugs[0]
+            raise self._bugs[0]
         completion = self._ended[0]
         if completion is None:
             raise DeviceError(f"{self.name}: the command was aborted")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from userdisk.scsi import inquiry, third_party_copy
+from userdisk.scsitool.items import NOT_ZERO
 from userdisk.scsitool.layout import Listing, warnings_of
 from userdisk.scsitool.snapshot import Snapshot, gather
 
@@ -184,7 +185,12 @@ def _odx_order(disk: Snapshot) -> str | None:
 def _lying(disk: Snapshot) -> str | None:
     sections = [disk.inquiry, *disk.vpd.values()]
     sections += [each for each in (disk.capacity, disk.caching, disk.mode_header) if each]
-    wrong = [f"{each.title}: {text}" for each in sections for text in warnings_of(each)]
+    wrong = [
+        f"{each.title}: {text}"
+        for each in sections
+        for text in warnings_of(each)
+        if NOT_ZERO not in text  # what is reserved here may be used in a later standard
+    ]
     return _no(wrong, "; ".join(wrong[:4]) + ("; ..." if len(wrong) > 4 else ""))
 
 
@@ -267,7 +273,7 @@ RULES: tuple[Rule, ...] = (
     Rule("alua", _ERROR, _L, "the ALUA handler gives the path up", _alua),
     Rule("lun-0", _WARNING, _L, "a scan begins there",
          lambda disk: _no(disk.luns is not None and 0 not in disk.luns, "there is no LUN 0")),
-    Rule("lengths", _WARNING, _ALL, "a length or reserved field that lies confuses initiators",
+    Rule("lengths", _WARNING, _ALL, "initiators that trust the length read too little, or nothing",
          _lying),
     Rule("old-version", _WARNING, _L,
          "before SPC-3 Linux asks neither for supported commands nor first for READ CAPACITY(16)",
