@@ -82,10 +82,8 @@ def _stgtest(
     if not 2 <= len(words) <= 5:
         raise click.UsageError("TARGET OPCOUNT [OPMIX] [ADDRESS] [COUNT], or verify FILE TARGET")
     target, opcount, opmix, address, count = *words, *("", "0", "0")[len(words) - 2 :]
-    if seed is None:
-        number = int(time.monotonic() * 1000) & _U32
-    else:
-        number = parse_number("-s", seed, _U32)
+    milliseconds = int(time.monotonic() * 1000) & _U32
+    number = milliseconds if seed is None else parse_number("-s", seed, _U32)
     total = None if opcount == "*" else parse_number("OPCOUNT", opcount, _U32) or 1
     if total is None and duration is None:
         raise UsageError("OPCOUNT *: has no end without --duration")
@@ -168,7 +166,7 @@ def _run(
     engine = Engine(
         port, plan.operations(), Limits(total, wishes.depth, duration),
         Pattern(geometry.block_length, nonce if stamped else 0),
-        stamped=stamped, fua=fua or not geometry.cached, record=writer,
+        stamped=stamped, fua=fua, record=writer,
         progress=_show if shown else None,
     )  # fmt: skip
     problem = None
@@ -243,7 +241,8 @@ commands: list[click.Command] = [
     click.Command(
         "stgtest",
         params=[
-            click.Option(["-s", "seed"], metavar="SEED", help="0 to 2^32-1; else another each time."),
+            click.Option(["-s", "seed"], metavar="SEED",
+                         help="0 to 2^32-1; default: another each time."),
             click.Option(["--depth"], type=click.IntRange(1, _MAX_DEPTH), default=1,
                          help="Operations under way at a time; 1."),
             click.Option(["--connections"], type=click.IntRange(1, _MAX_CONNECTIONS), default=1,
