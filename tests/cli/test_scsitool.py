@@ -15,6 +15,14 @@ import pytest
 
 from tests.cli.serving import serving
 
+_SLOW = """
+import time
+from userdisk import StorageUnit
+class Disk(StorageUnit):
+    block_count = 2048
+    def read(self, lba, blocks, fua): time.sleep(600)
+    def write(self, lba, data, fua): pass
+"""
 LIMIT = 60  # seconds for anything that should take one
 SECRET = "correct-horse-12"
 
@@ -206,13 +214,15 @@ def test_a_target_that_hangs() -> None:
 
 def test_a_unit_that_hangs(tmp_path: Path) -> None:
     unit = tmp_path / "slow.py"
-    unit.write_text(
-        "import time\n"
-        "from userdisk import StorageUnit\n"
-        "class Disk(StorageUnit):\n"
-        "    block_count = 2048\n"
-        "    def read(self, lba, blocks, fua): time.sleep(600)\n"
-        "    def write(self, lba, data, fua): pass\n"
-    )
+    unit.write_text(_SLOW)
     read = ("raw", f"{unit}:Disk", "28 00 00000000 00 0001 00", "--read", "512")
     assert wrong(2, *read, "--timeout", "0.3").endswith("no answer in 0.3 seconds")
+
+
+def test_a_target_that_hangs_in_a_command(tmp_path: Path) -> None:
+    unit = tmp_path / "slow.py"
+    unit.write_text(_SLOW)
+    with serving(f"{unit}:Disk") as server:
+        read = ("raw", server.urls[0], "28 00 00000000 00 0001 00", "--read", "512")
+        words = wrong(2, *read, "--timeout", "0.3")
+    assert words == f"{server.urls[0]}: no answer in 0.3 seconds"
