@@ -46,24 +46,48 @@ class Model:
 
     def __init__(self, most: int = _MOST) -> None:
         self._states: dict[int, int | tuple[int, ...]] = {}
-        self._flying: dict[Entry, None] = {}
+        self._reads: dict[Entry, None] = {}  # under way
+        self._writes: dict[Entry, None] = {}
         self._most = most
         self.forgotten = 0  #: blocks
 
     def submit(self, entry: Entry) -> None:
         """The operation may begin now."""
-        lba, end, reads = entry.lba, entry.end, entry.value is None
-        for other in self._flying:
-            if other.lba < end and lba < other.end and not (reads and other.value is None):
+        reads = entry.value is None
+        self._meet(entry, self._writes)
+        if reads:
+            entry.before = list(map(self._states.get, range(entry.lba, entry.end)))
+            self._reads[entry] = None
+        else:
+            self._meet(entry, self._reads)
+            self._writes[entry] = None
+
+    def look(self, lba: int, blocks: int) -> Entry | None:
+        """A read may begin now; None, if nothing is known of any of its blocks."""
+        states = self._states
+        if not states:
+            return None
+        before = list(map(states.get, range(lba, lba + blocks)))
+        if before.count(None) == blocks:
+            return None
+        entry = Entry(lba, blocks, None)
+        entry.before = before
+        self._meet(entry, self._writes)
+        self._reads[entry] = None
+        return entry
+
+    @staticmethod
+    def _meet(entry: Entry, others: Iterable[Entry]) -> None:
+        """It and those that it overlaps become rivals."""
+        lba, end = entry.lba, entry.end
+        for other in others:
+            if other.lba < end and lba < other.end:
                 other.rivals.append(entry)
                 entry.rivals.append(other)
-        if reads:
-            entry.before = list(map(self._states.get, range(lba, end)))
-        self._flying[entry] = None
 
     def written(self, entry: Entry, *, failed: bool = False) -> None:
         """A write or unmap has ended."""
-        del self._flying[entry]
+        del self._writes[entry]
         entry.over = True
         value = entry.value
         assert value is not None
@@ -101,7 +125,7 @@ class Model:
 
         Returns what cannot be: block, version, and what would have been possible.
         """
-        del self._flying[entry]
+        del self._reads[entry]
         entry.over = True
         before, rivals = entry.before, entry.rivals
         entry.before, entry.rivals = [], []

@@ -6,6 +6,7 @@ threads, and many commands with one send. Several are sessions of their own, eac
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from itertools import cycle
 
@@ -17,8 +18,11 @@ from userdisk.iscsi.initiator_task import Task
 from userdisk.iscsi.initiator_wire import InitiatorError
 from userdisk.iscsi_client import Client
 from userdisk.scsi import sense
+from userdisk.scsi.opcodes import Opcode
 from userdisk.stgtest.port import MOST_BYTES, Geometry, Inbox, Op
 
+_READ = struct.Struct(">BBQIxx").pack
+_READ_16 = int(Opcode.READ_16)
 _ATTENTIONS = 16  # in a row
 _CHECK_CONDITION = 2
 _UNIT_ATTENTION = 6
@@ -27,8 +31,6 @@ _UNIT_ATTENTION = 6
 class _Command(Task):
     """A command that knows its operation."""
 
-    __slots__ = ("op",)
-
     op: Op
 
 
@@ -36,9 +38,10 @@ class _Disk:
     """What both ports know of the disk, and how its commands are made and understood."""
 
     def __init__(self, url: Url, disk: Disk) -> None:
-        self.url = url
         self.disk = disk
-        length = disk.block_length
+        self._lun = url.lun
+        self._plain = disk.long_commands
+        self._length = length = disk.block_length
         self.geometry = Geometry(
             disk.block_count,
             length,
@@ -55,12 +58,15 @@ class _Disk:
 
     def command(self, op: Op) -> _Command:
         """An operation as a command."""
-        disk, letter, lun = self.disk, op.letter, self.url.lun
+        disk, letter, lun = self.disk, op.letter, self._lun
         if letter == "R":
-            cdb = disk.read(op.lba, op.blocks, fua=op.fua and disk.fua)
-            task = _Command(cdb, op.blocks * disk.block_length, b"", lun)
+            if self._plain and not op.fua:
+                cdb = _READ(_READ_16, 0, op.lba, op.blocks)
+            else:
+                cdb = disk.read(op.lba, op.blocks, fua=op.fua)
+            task = _Command(cdb, op.blocks * self._length, b"", lun)
         elif letter == "W":
-            task = _Command(disk.write(op.lba, op.blocks, fua=op.fua and disk.fua), 0, op.data, lun)
+            task = _Command(disk.write(op.lba, op.blocks, fua=op.fua), 0, op.data, lun)
         elif letter == "F":
             task = _Command(disk.flush(), 0, b"", lun)
         else:

@@ -43,22 +43,19 @@ class Op:
     `began` is seconds on the clock of the engine.
     """
 
-    __slots__ = ("began", "blocks", "data", "entry", "error", "fua", "lba", "letter", "number",
-                 "result")  # fmt: skip
+    # Class attributes are what many leave as it is: making one has to be cheap.
+    data: bytes = b""
+    result: Buffer = b""
+    error: str | None = None
+    entry: Entry | None = None
+    began: float = 0.0
 
-    def __init__(
-        self, letter: str, number: int, lba: int, blocks: int, *, data: bytes = b"", fua: bool
-    ) -> None:
+    def __init__(self, letter: str, number: int, lba: int, blocks: int, *, fua: bool) -> None:
         self.letter = letter
         self.number = number
         self.lba = lba
         self.blocks = blocks
-        self.data = data
         self.fua = fua
-        self.result: Buffer = b""
-        self.error: str | None = None
-        self.entry: Entry | None = None
-        self.began = 0.0
 
 
 class Port(Protocol):

@@ -1,0 +1,226 @@
+"""Running a plan on a port: so many operations under way, each looked at when it ends.
+
+Theory of operation. One thread submits in batches and collects in batches. The journal, if there is
+one, has an operation before it is sent, and its end before anything is sent that follows it. The
+first thing that is wrong ends the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from time import perf_counter
+
+from userdisk.errors import UserdiskError
+from userdisk.stgtest import journal, pattern
+from userdisk.stgtest.meter import NAMES, Meter
+from userdisk.stgtest.model import Entry, Model
+from userdisk.stgtest.pattern import ZERO, Pattern
+from userdisk.stgtest.port import Op, Port
+
+PROGRESS_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much: `count` operations (None: no end), `depth` at a time, for `duration` seconds."""
+
+    count: int | None
+    depth: int = 1
+    duration: float | None = None
+
+
+class Engine:
+    """One run. `run` blocks, on the thread that owns the port.
+
+    Args:
+        operations: letter, address and count of each.
+        stamped: each write has contents of its own; otherwise all have those of their blocks.
+        fua: reads and writes have the flush flag.
+        progress: called about twice a second.
+    """
+
+    def __init__(
+        self,
+        port: Port,
+        operations: Iterator[tuple[str, int, int]],
+        limits: Limits,
+        contents: Pattern,
+        *,
+        stamped: bool,
+        fua: bool,
+        record: journal.Writer | None = None,
+        progress: Callable[[Meter, float], object] | None = None,
+    ) -> None:
+        self._port = port
+        self._operations = operations
+        self._limits = limits
+        self._contents = contents
+        self._stamped = stamped
+        self._fua = fua
+        self._record = record
+        self._progress = progress
+        self._geometry = port.geometry
+        self._length = port.geometry.block_length
+        #: With no cache every write is durable when it is answered.
+        self._durable = not port.geometry.cached
+        self._number = 0
+        self._flying = 0
+        self.model = Model()
+        self.meter = Meter()
+        self.seconds = 0.0
+
+    def run(self) -> str | None:
+        """Returns what is wrong, in one line; None if nothing is.
+
+        Raises `UserdiskError` when the disk is gone, or does not answer.
+        """
+        begin = now = perf_counter()
+        end = begin + (self._limits.duration or float("inf"))
+        look = begin + PROGRESS_SECONDS
+        wrong: str | None = None
+        try:
+            while True:
+                if wrong is None and now < end and (batch := self._batch(now)):
+                    self._flying += len(batch)
+                    self._port.submit(batch)
+                if not self._flying:
+                    return wrong
+                ended = self._port.collect()
+                now = perf_counter()
+                self._flying -= len(ended)
+                if self._record is not None and ended:
+                    self._record.add(
+                        [
+                            journal.Step(journal.FAILED if op.error else journal.DONE, op.number)
+                            for op in ended
+                        ]
+                    )
+                if (problem := self._end(ended, now)) and wrong is None:
+                    wrong = problem
+                if self._progress is not None and now >= look:
+                    look = now + PROGRESS_SECONDS
+                    self._progress(self.meter, now - begin)
+        except UserdiskError:
+            if wrong is not None:
+                return wrong  # that came first
+            raise
+        finally:
+            self.seconds = perf_counter() - begin
+
+    def _batch(self, now: float) -> list[Op]:
+        """Operations for all that may be under way; what they write is in the model."""
+        room = self._limits.depth - self._flying
+        if self._limits.count is not None:
+            room = min(room, self._limits.count - self._number)
+        batch: list[Op] = []
+        look = self.model.look
+        number, fua = self._number, self._fua
+        for letter, lba, blocks in islice(self._operations, max(room, 0)):
+            number += 1
+            op = Op(letter, number, lba, blocks, fua=fua and letter in "RW")
+            op.began = now
+            if letter == "R":
+                op.entry = look(lba, blocks)
+            elif letter != "F":
+                self._change(op)
+            batch.append(op)
+        self._number = number
+        if self._record is not None and batch:
+            self._record.add([self._step(op) for op in batch])
+        return batch
+
+    def _change(self, op: Op) -> None:
+        """What a write or an unmap stores; it is in the model from now on."""
+        if op.letter == "W":
+            version = op.number if self._stamped else 0
+            op.data = self._contents.data(op.lba, op.blocks, version)
+            op.entry = Entry(op.lba, op.blocks, version)
+        else:
+            op.entry = Entry(op.lba, op.blocks, ZERO, weak=not self._geometry.zeroes)
+        self.model.submit(op.entry)
+
+    def _step(self, op: Op) -> journal.Step:
+        fua = op.letter in "WU" and (op.fua or self._durable)
+        if op.letter == "F":
+            return journal.Step("F", op.number)
+        return journal.Step(op.letter, op.number, op.lba, op.blocks, fua)
+
+    def _end(self, ended: list[Op], now: float) -> str | None:
+        """Operations have ended; the first thing that is wrong with them."""
+        wrong: str | None = None
+        letter, began = "", 0.0
+        times = blocks = 0
+        for op in ended:
+            if op.letter != letter or op.began != began:  # most have those of the one before
+                self._count(letter, blocks, now - began, times)
+                letter, began = op.letter, op.began
+                times = blocks = 0
+            times += 1
+            blocks += op.blocks
+            if letter == "R":
+                problem = self._check(op)
+            elif op.entry is not None:
+                self.model.written(op.entry, failed=op.error is not None)
+                problem = None if op.error is None else failure(op, "transact error", op.error)
+            else:
+                problem = None if op.error is None else failure(op, "transact error", op.error)
+            if problem is not None and wrong is None:
+                wrong = problem
+        self._count(letter, blocks, now - began, times)
+        return wrong
+
+    def _count(self, letter: str, blocks: int, seconds: float, times: int) -> None:
+        if times:
+            size = blocks * self._geometry.block_length if letter in "RW" else 0
+            self.meter.add(letter, size, seconds, times)
+
+    def _check(self, op: Op) -> str | None:
+        """A read: whether it found what can be there."""
+        entry, length = op.entry, self._length
+        whole = op.error is None and len(op.result) == op.blocks * length
+        if whole and entry is None:
+            return None
+        if not whole:
+            if entry is not None:
+                self.model.read(entry, None)
+            if op.error is not None:
+                return failure(op, "transact error", op.error)
+            return failure(op, "condition fail", f"{len(op.result)} bytes came")
+        assert entry is not None
+        wrong = [
+            each
+            for each in self.model.read(entry, self._contents.versions(op.lba, op.result))
+            if not self._mixed(op, *each)
+        ]
+        if not wrong:
+            return None
+        block, version, possible = wrong[0]
+        what = pattern.words_of([version])
+        if version == pattern.FOREIGN:
+            what += f" ({pattern.detail(self._block(op, block), block, length)})"
+        return failure(
+            op,
+            f"bad buffer after {'Unmap' if possible[0] == ZERO else 'Write'}",
+            f"block {block} holds {what}, not {pattern.words_of(possible[:4])};"
+            f" {len(wrong)} of {op.blocks} blocks are wrong",
+        )
+
+    def _mixed(self, op: Op, block: int, version: int, possible: tuple[int, ...]) -> bool:
+        """Writes that overlap may share a block: no disk promises which of them wins where."""
+        if version != pattern.FOREIGN or len(possible) < 2:
+            return False
+        return self._contents.mixed(block, self._block(op, block)) <= set(possible)
+
+    def _block(self, op: Op, block: int) -> bytes:
+        length = self._length
+        at = (block - op.lba) * length
+        return bytes(op.result[at : at + length])
+
+
+def failure(op: Op, description: str, detail: str) -> str:
+    """The line for something that is wrong."""
+    address = f"{op.lba >> 32:x}:{op.lba & 0xFFFFFFFF:x}"
+    name = NAMES[op.letter]
+    return f"{name}(Address={address}, Count={op.blocks}): {description}: {detail}"
