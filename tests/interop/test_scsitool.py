@@ -363,7 +363,10 @@ def test_a_session_that_tcpdump_captured(tmp_path: Path) -> None:
         )
         try:
             assert tcpdump.stderr is not None
-            assert "listening on lo" in tcpdump.stderr.readline()
+            first = tcpdump.stderr.readline()
+            if "permi" in first.lower():
+                pytest.skip(f"needs the right to capture packets: {first.strip()}")
+            assert "listening on lo" in first
             with asking(served.url) as asker:
                 asker.vpd(0xB2)
             eventually(lambda: "< logout: done" in _explained(file)[-1:])
