@@ -15,6 +15,8 @@ _MODULES: Final = {
     "eject": "userdisk.cli.attach",
     "list": "userdisk.cli.attach",
     "scsitool": "userdisk.cli.scsitool",
+    "stgtest": "userdisk.cli.stgtest",
+    "doctor": "userdisk.cli.doctor",
 }
 
 
@@ -37,5 +39,6 @@ def userdisk() -> None:
     """Any Python class becomes a disk.
 
     serve offers units to the network over iSCSI and NBD; attach and mount make a unit a disk of
-    this machine; eject takes it away again. scsitool asks any SCSI disk what it is.
+    this machine; eject takes it away again. scsitool asks any SCSI disk what it is; stgtest
+    tests any disk, also across a crash. doctor says what works on this machine.
     """
