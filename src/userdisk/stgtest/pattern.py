@@ -8,8 +8,11 @@ under way at a time; otherwise each write has its own.
 from __future__ import annotations
 
 import struct
+import sys
+from array import array
 from collections.abc import Sequence
 from functools import lru_cache
+from operator import xor
 from typing import Final
 
 from userdisk.unit import Buffer
@@ -23,6 +26,7 @@ _CHUNK: Final = 64  # blocks whose words are kept together
 _CACHED: Final = 1 << 19  # blocks whose words are kept
 _PLAIN: Final = 16 << 20  # bytes of blocks that are kept
 _WORD: Final = struct.Struct("<Q")
+_NOTHING: Final = bytes(WORD)
 
 
 def finaliser(number: int) -> int:
@@ -99,14 +103,16 @@ class Pattern:
         blocks = len(whole) // length
         if not self._nonce and whole == self._plain(lba, blocks):
             return [0] * blocks
-        heads = [
-            int.from_bytes(whole[start : start + WORD], "little")
-            for start in range(0, len(whole), length)
-        ]
-        found = [
-            version(number ^ head) if head else ZERO
-            for number, head in zip(_numbers(lba, blocks), heads, strict=True)
-        ]
+        if whole[:WORD] == _NOTHING and whole == bytes(len(whole)):
+            return [ZERO] * blocks
+        heads = _words(whole)[::words].tolist()
+        stamps = list(map(xor, _numbers(lba, blocks), heads))
+        if stamps.count(stamps[0]) == blocks and 0 not in heads:  # all of one write
+            found = [version(stamps[0])] * blocks
+        else:
+            found = [
+                version(stamp) if head else ZERO for stamp, head in zip(stamps, heads, strict=True)
+            ]
         if whole != self._filled(heads):
             for index, start in enumerate(range(0, len(whole), length)):
                 if whole[start : start + length] != whole[start : start + WORD] * words:
@@ -124,6 +130,15 @@ class Pattern:
             return 0
         serial = stamp ^ self._nonce
         return serial if 0 < serial <= _SERIAL and self._nonce else FOREIGN
+
+
+def _words(data: bytes) -> memoryview:
+    """Little-endian words, whatever this machine's order is."""
+    if sys.byteorder == "little":
+        return memoryview(data).cast("Q")
+    words = array("Q", data)
+    words.byteswap()
+    return memoryview(words)
 
 
 def detail(data: Buffer, lba: int, block_length: int) -> str:
