@@ -59,3 +59,32 @@ def test_a_process_is_known_by_its_start_time(desk: Desk) -> None:
 def test_it_loads_where_linux_is_not() -> None:
     code = "import sys; sys.modules['fcntl'] = None; import userdisk.cli.doctor"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def kill(desk: Desk) -> None:
+    entry = desk.listed()[0]
+    os.kill(entry["pid"], signal.SIGKILL)
+    wait_until(lambda: desk.listed()[0]["status"] == "killed")
+    wait_until(lambda: state.start_time(entry["unit_pid"]) != entry["unit_start_time"])
+
+
+def test_a_dead_mount_without_a_record_is_cleaned(desk: Desk) -> None:
+    device = desk.attach("ram:8M")
+    kill(desk)
+    (desk.state / "ram" / "state.json").unlink()
+    assert [each["kind"] for each in left(desk)] == ["mount"]
+    result = desk.run("doctor", "--clean")
+    assert f"{device} is on it" in result.stderr, result.stderr
+    assert desk.leftovers() == []
+
+
+def test_what_a_living_process_has_open_stays(desk: Desk) -> None:
+    device = desk.attach("ram:8M")
+    with device.open("rb", buffering=0):
+        kill(desk)
+        result = desk.run("doctor", "--clean")
+        assert result.returncode == 1
+        assert f"{device} is in use" in result.stderr and f"(pid {os.getpid()})" in result.stderr
+        assert loop.backing_file(device) is not None and (desk.state / "ram").exists()
+    assert desk.run("doctor", "--clean").returncode == 0
+    assert desk.leftovers() == []
