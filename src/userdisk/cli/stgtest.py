@@ -71,6 +71,7 @@ def _stgtest(
     as_json: bool,
     journal: str | None,
     journal_sync: bool,
+    flushes: int | None,
     destroy: bool,
     timeout: float,
 ) -> int:
@@ -78,9 +79,13 @@ def _stgtest(
     from userdisk.stgtest.targets import Wishes, open_port
 
     if words[0] == "verify" and len(words) == 3:
-        return _verify(words[1], words[2], timeout, as_json)
+        return _verify(words[1], words[2], timeout, flushes, as_json)
+    if flushes is not None:
+        raise UsageError("--flushes: is for stgtest verify")
     if not 2 <= len(words) <= 5:
-        raise click.UsageError("TARGET OPCOUNT [OPMIX] [ADDRESS] [COUNT], or verify FILE TARGET")
+        raise click.UsageError(
+            "takes TARGET OPCOUNT [OPMIX] [ADDRESS] [COUNT], or verify FILE TARGET"
+        )
     target, opcount, opmix, address, count = *words, *("", "0", "0")[len(words) - 2 :]
     milliseconds = int(time.monotonic() * 1000) & _U32
     number = milliseconds if seed is None else parse_number("-s", seed, _U32)
@@ -109,7 +114,8 @@ def _stgtest(
     finally:
         port.close(stuck=stuck)
     if problem is not None:
-        raise UserdiskError(f"stgtest: {problem}")
+        click.echo(problem, err=True)
+        return 1
     if not as_json:
         click.echo("OK")
     return 0
@@ -166,7 +172,7 @@ def _run(
     engine = Engine(
         port, plan.operations(), Limits(total, wishes.depth, duration),
         Pattern(geometry.block_length, nonce if stamped else 0),
-        stamped=stamped, fua=fua, record=writer,
+        stamped=stamped, fua=fua, group=len(plan.mix), record=writer,
         progress=_show if shown else None,
     )  # fmt: skip
     problem = None
@@ -195,7 +201,7 @@ def _show(meter: Meter, seconds: float) -> None:
     click.echo("\r\033[K" + progress_line(meter, seconds)[:200], nl=False, err=True)
 
 
-def _verify(path: str, target: str, timeout: float, as_json: bool) -> int:
+def _verify(path: str, target: str, timeout: float, flushes: int | None, as_json: bool) -> int:
     import json
 
     from userdisk.stgtest import journal
@@ -206,7 +212,7 @@ def _verify(path: str, target: str, timeout: float, as_json: bool) -> int:
     port = open_port(target, Wishes(timeout))
     stuck = True
     try:
-        verdict = verify(path, port, target, timeout)
+        verdict = verify(path, port, target, timeout, flushes=flushes)
         stuck = False
     except UsageError:
         stuck = False
@@ -255,6 +261,8 @@ commands: list[click.Command] = [
                          help="Record the run in a new file, for `stgtest verify`."),
             click.Option(["--journal-sync"], is_flag=True,
                          help="Make each record durable, for crashes of this machine."),
+            click.Option(["--flushes"], type=click.IntRange(0, _U64), metavar="N",
+                         help="verify: as if the crash came when the N-th flush had ended."),
             click.Option(["--destroy"], is_flag=True,
                          help="Overwrite a block device that is mounted, partitioned or held."),
             click.Option(["--timeout"], type=click.FloatRange(0.1, 3600), default=10.0,

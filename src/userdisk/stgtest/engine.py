@@ -1,16 +1,20 @@
 """Running a plan on a port: so many operations under way, each looked at when it ends.
 
-Theory of operation. One thread submits in batches and collects in batches. The journal, if there is
+Theory of operation. One thread submits in batches and collects in batches. Operations of a group,
+which are about the same blocks, run one after the other; as many groups are under way as there may
+be operations. So a read knows what the write before it has left. The journal, if there is
 one, has an operation before it is sent, and its end before anything is sent that follows it. The
 first thing that is wrong ends the run.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from time import perf_counter
+from typing import TypeAlias
 
 from userdisk.errors import UserdiskError
 from userdisk.stgtest import journal, pattern
@@ -20,6 +24,8 @@ from userdisk.stgtest.pattern import ZERO, Pattern
 from userdisk.stgtest.port import Op, Port
 
 PROGRESS_SECONDS = 0.5
+
+_Asked: TypeAlias = tuple[str, int, int]  # letter, address and count
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,7 @@ class Engine:
     Args:
         operations: letter, address and count of each.
         stamped: each write has contents of its own; otherwise all have those of their blocks.
+        group: how many operations in a row belong together.
         fua: reads and writes have the flush flag.
         progress: called about twice a second.
     """
@@ -44,21 +51,24 @@ class Engine:
     def __init__(
         self,
         port: Port,
-        operations: Iterator[tuple[str, int, int]],
+        operations: Iterator[_Asked],
         limits: Limits,
         contents: Pattern,
         *,
         stamped: bool,
         fua: bool,
+        group: int = 1,
         record: journal.Writer | None = None,
         progress: Callable[[Meter, float], object] | None = None,
     ) -> None:
         self._port = port
-        self._operations = operations
+        self._operations = islice(operations, limits.count)
         self._limits = limits
         self._contents = contents
         self._stamped = stamped
         self._fua = fua
+        self._group = group
+        self._begun: deque[list[_Asked]] = deque()  # groups with nothing under way
         self._record = record
         self._progress = progress
         self._geometry = port.geometry
@@ -112,15 +122,15 @@ class Engine:
     def _batch(self, now: float) -> list[Op]:
         """Operations for all that may be under way; what they write is in the model."""
         room = self._limits.depth - self._flying
-        if self._limits.count is not None:
-            room = min(room, self._limits.count - self._number)
         batch: list[Op] = []
         look = self.model.look
         number, fua = self._number, self._fua
-        for letter, lba, blocks in islice(self._operations, max(room, 0)):
+        for (letter, lba, blocks), rest in self._take(room):
             number += 1
             op = Op(letter, number, lba, blocks, fua=fua and letter in "RW")
             op.began = now
+            if rest:
+                op.rest = rest
             if letter == "R":
                 op.entry = look(lba, blocks)
             elif letter != "F":
@@ -130,6 +140,21 @@ class Engine:
         if self._record is not None and batch:
             self._record.add([self._step(op) for op in batch])
         return batch
+
+    def _take(self, room: int) -> Iterator[tuple[_Asked, list[_Asked] | None]]:
+        """So many operations, each with the rest of its group."""
+        if self._group == 1:
+            for each in islice(self._operations, max(room, 0)):
+                yield each, None
+            return
+        for _ in range(room):
+            if self._begun:
+                rest = self._begun.popleft()
+            else:
+                rest = list(islice(self._operations, self._group))[::-1]
+            if not rest:
+                return
+            yield rest.pop(), rest
 
     def _change(self, op: Op) -> None:
         """What a write or an unmap stores; it is in the model from now on."""
@@ -159,6 +184,8 @@ class Engine:
                 times = blocks = 0
             times += 1
             blocks += op.blocks
+            if op.rest:
+                self._begun.append(op.rest)
             if letter == "R":
                 problem = self._check(op)
             elif op.entry is not None:

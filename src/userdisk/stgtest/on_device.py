@@ -70,7 +70,8 @@ class DevicePort:
         flags = (os.O_RDWR if changes else os.O_RDONLY) | os.O_CLOEXEC | exclusive
         descriptor = os.open(self._path, flags)
         try:
-            lock(descriptor, self._path, shared=not changes)
+            if changes and not self._block_device:
+                lock(descriptor, self._path, shared=False)
             length = _BLOCK
             if self._block_device:
                 import fcntl
@@ -98,8 +99,8 @@ class DevicePort:
     def _geometry(self, changes: bool) -> Geometry:
         size = os.lseek(self._descriptor, 0, os.SEEK_END)
         length = self._length
-        if size < length or (size % length and changes):
-            raise UsageError(f"{self._path}: {size} bytes are not whole blocks of {length}")
+        if size < length:
+            raise UsageError(f"{self._path}: has {size} bytes, less than a block")
         return Geometry(
             size // length,
             length,

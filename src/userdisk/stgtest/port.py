@@ -49,6 +49,7 @@ class Op:
     error: str | None = None
     entry: Entry | None = None
     began: float = 0.0
+    rest: list[tuple[str, int, int]] | None = None  #: what follows it in its group, last first
 
     def __init__(self, letter: str, number: int, lba: int, blocks: int, *, fua: bool) -> None:
         self.letter = letter

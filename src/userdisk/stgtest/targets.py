@@ -32,8 +32,6 @@ def open_port(name: str, wishes: Wishes) -> Port:
     """
     try:
         return _open(name, wishes)
-    except UsageError:
-        raise
     except UserdiskError as error:
         words = str(error)
         raise UsageError(words if name in words else f"{name}: {words}") from error
@@ -73,11 +71,17 @@ def _open(name: str, wishes: Wishes) -> Port:
 
 
 def _is_stored(name: str) -> bool:
-    """A file or a device node; not the file of a class."""
+    """A file or a device node; not a unit, which has a scheme or a class after a colon."""
     try:
         mode = os.stat(name).st_mode
     except (OSError, ValueError):
-        return name.startswith("/dev/")
+        if ":" in name:
+            return False
+        raise UsageError(f"{name}: there is no such file, device or unit") from None
     if stat.S_ISSOCK(mode):
         raise UsageError(f"{name}: is a socket; a device's pipe is spd:{name}")
-    return not name.endswith(".py")
+    if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
+        raise UsageError(f"{name}: is neither a file nor a block device")
+    if name.endswith(".py"):
+        raise UsageError(f"{name}: name the class as well, {name}:Class")
+    return True
