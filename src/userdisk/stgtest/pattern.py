@@ -22,26 +22,42 @@ FOREIGN: Final = -2  #: a block that is no pattern, or not of one write
 WORD: Final = 8
 _MASK: Final = (1 << 64) - 1
 _SERIAL: Final = (1 << 32) - 1
-_CHUNK: Final = 64  # blocks whose words are kept together
+_CHUNK: Final = 16  # blocks whose words are kept together
 _CACHED: Final = 1 << 19  # blocks whose words are kept
 _PLAIN: Final = 16 << 20  # bytes of blocks that are kept
 _WORD: Final = struct.Struct("<Q")
 _NOTHING: Final = bytes(WORD)
 
 
+_FACTORS: Final = (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53)
+#: A chunk's words are made at once, in a long number with 128 bits for each.
+_ONES: Final = sum(1 << 128 * lane for lane in range(_CHUNK))
+_RAMP: Final = sum(lane << 128 * lane for lane in range(_CHUNK))
+_LOW, _HIGH = _ONES * _MASK, _ONES * (_MASK >> 33)
+_LANES: Final = struct.Struct("<" + "Q8x" * _CHUNK)
+
+
 def finaliser(number: int) -> int:
     """F: a permutation of the 64-bit numbers."""
+    first, second = _FACTORS
     number ^= number >> 33
-    number = number * 0xFF51AFD7ED558CCD & _MASK
+    number = number * first & _MASK
     number ^= number >> 33
-    number = number * 0xC4CEB9FE1A85EC53 & _MASK
+    number = number * second & _MASK
     return number ^ number >> 33
 
 
 @lru_cache(_CACHED // _CHUNK)
 def _chunk(index: int) -> list[int]:
     """F(b+1) of the blocks of one chunk."""
-    return [finaliser(number) for number in range(index * _CHUNK + 1, (index + 1) * _CHUNK + 1)]
+    first, second = _FACTORS
+    lanes = _ONES * (index * _CHUNK + 1) + _RAMP
+    lanes ^= lanes >> 33 & _HIGH
+    lanes = lanes * first & _LOW
+    lanes ^= lanes >> 33 & _HIGH
+    lanes = lanes * second & _LOW
+    lanes ^= lanes >> 33 & _HIGH
+    return list(_LANES.unpack(lanes.to_bytes(_LANES.size, "little")))
 
 
 def _numbers(lba: int, blocks: int) -> list[int]:
