@@ -26,6 +26,7 @@ class InsidePort:
 
     def __init__(self, unit: StorageUnit, name: str, timeout: float) -> None:
         self._unit = unit
+        self._through = not unit.parameters.cache_supported  # as WinSpd's stgtest does
         self._gate = Gate(unit, name)
         self._inbox = Inbox(name, timeout)
         self.collect = self._inbox.collect
@@ -61,7 +62,7 @@ class InsidePort:
                 op.blocks if op.letter != "F" else 0,
                 data=memoryview(op.data) if op.letter == "W" else None,
                 extents=extents,
-                fua=op.fua,
+                fua=op.fua or (self._through and op.letter in "RW"),
             )
             self._gate.submit(operation, partial(self._end, op))
 
