@@ -18,7 +18,10 @@ from tests.kit.requires import requires
 from tests.kit.server import serve
 from tests.scenarios.disks import KINDS, LANGUAGES, rawdisk, run
 
-pytestmark = requires("mcs", "mono", "make", "iscsi-test-cu", "mkfs.ext4", "e2fsck")
+pytestmark = [
+    requires("mcs", "mono", "make", "iscsi-test-cu", "mkfs.ext4", "e2fsck"),
+    pytest.mark.timeout(300),
+]
 
 OPERATIONS = "10000"
 MIB = 1 << 20
@@ -53,29 +56,30 @@ def _mix(kind: str) -> str:
 
 @_languages
 @_kinds
-def test_pipe(language: str, kind: str, built: Path, tmp_path: Path) -> None:
-    with rawdisk(language, kind, built, tmp_path, blocks=BLOCKS) as unit:
+def test_pipe(language: str, kind: str, built: Path, folder: Path) -> None:
+    with rawdisk(language, kind, built, folder, blocks=BLOCKS) as unit:
         shown = run("stgtest", "-s", "1", unit, OPERATIONS, _mix(kind), "*", "*")
         assert shown.splitlines()[-1] == "OK"
 
 
 @_languages
 @_kinds
-def test_raw(language: str, kind: str, built: Path, tmp_path: Path, desk: Desk) -> None:
+def test_raw(language: str, kind: str, built: Path, folder: Path, desk: Desk) -> None:
     """As a block device of this machine."""
-    with rawdisk(language, kind, built, tmp_path, blocks=BLOCKS) as unit:
+    with rawdisk(language, kind, built, folder, blocks=BLOCKS) as unit:
         device = desk.attach(unit)
-        shown = run("stgtest", "-s", "1", device, OPERATIONS, "WR", "*", "*", "--destroy")
-        assert shown.splitlines()[-1] == "OK"
+        for count, blocks in ((OPERATIONS, "16"), ("200", "*")):
+            shown = run("stgtest", "-s", "1", device, count, "WR", "*", blocks, "--destroy")
+            assert shown.splitlines()[-1] == "OK"
         desk.userdisk("eject", device)
 
 
 @_languages
 @_kinds
-def test_format(language: str, kind: str, built: Path, tmp_path: Path, desk: Desk) -> None:
+def test_format(language: str, kind: str, built: Path, folder: Path, desk: Desk) -> None:
     """A file system: write, look, read; and again after another mount."""
     data = os.urandom(9 * MIB)
-    with rawdisk(language, kind, built, tmp_path, blocks=BLOCKS) as unit:
+    with rawdisk(language, kind, built, folder, blocks=BLOCKS) as unit:
         desk.userdisk("mount", unit, desk.mountpoint, "--format", "ext4")
         (desk.mountpoint / "file").write_bytes(data)
         assert {path.name for path in desk.mountpoint.iterdir()} >= {"file"}
@@ -85,20 +89,20 @@ def test_format(language: str, kind: str, built: Path, tmp_path: Path, desk: Des
             hashlib.sha256(data).digest()
         )
         desk.userdisk("eject", desk.mountpoint)
-    command = ["e2fsck", "-fn", f"{tmp_path / 'disk.img'}?offset=4096"]
+    command = ["e2fsck", "-fn", f"{folder / 'disk.img'}?offset=4096"]
     checked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert checked.returncode == 0, checked.stdout
 
 
 @_languages
 @_kinds
-def test_compliance(language: str, kind: str, built: Path, tmp_path: Path) -> None:
+def test_compliance(language: str, kind: str, built: Path, folder: Path) -> None:
     """libiscsi's tests of these suites, with the disk served over iSCSI."""
     tests = [name for name in suite.list_tests() if name.split(".")[1] in COMPLIANCE]
     assert len(tests) > 60
     ran = 0
     with (
-        rawdisk(language, kind, built, tmp_path, blocks=BLOCKS) as unit,
+        rawdisk(language, kind, built, folder, blocks=BLOCKS) as unit,
         serve(unit) as served,
     ):
         failures = {}
