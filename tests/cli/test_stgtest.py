@@ -326,3 +326,27 @@ def test_the_server_dies_under_it(tmp_path: Path) -> None:
         run = stgtest("verify", journal, again.urls[0])
     assert run.returncode == 1
     assert "blocks are wrong" in run.stderr
+
+
+def test_an_image_holds_what_was_flushed_when_its_server_is_killed(tmp_path: Path) -> None:
+    image, journal = tmp_path / "disk.img", tmp_path / "run.journal"
+    image.write_bytes(bytes(4 << 20))
+    with serving(image) as server:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "userdisk", "stgtest", server.urls[0], "*", "WUWF", "*", "8",
+             "--duration", "60", "--depth", "8", "--connections", "2", "--journal", journal],
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        try:
+            while not journal.exists() or os.path.getsize(journal) < 100_000:
+                assert process.poll() is None
+            server.process.kill()
+            process.communicate(timeout=LIMIT)
+        finally:
+            process.kill()
+            process.wait()
+    run = stgtest("verify", journal, image)
+    assert (run.returncode, run.stderr) == (0, "")
+    with image.open("r+b") as file:  # an old block comes back
+        file.write(bytes(4 << 20))
+    assert stgtest("verify", journal, image).returncode == 1

@@ -32,6 +32,7 @@ class _Command(Task):
     """A command that knows its operation."""
 
     op: Op
+    others: list[int] | None = None  #: how many more commands of the same operation must end
 
 
 class _Disk:
@@ -67,16 +68,29 @@ class _Disk:
             task = _Command(cdb, op.blocks * self._length, b"", lun)
         elif letter == "W":
             task = _Command(disk.write(op.lba, op.blocks, fua=op.fua), 0, op.data, lun)
-        elif letter == "F":
-            task = _Command(disk.flush(), 0, b"", lun)
         else:
-            ((cdb, data),) = disk.unmap([(op.lba, op.blocks)])
-            task = _Command(cdb, 0, data, lun)
+            task = _Command(disk.flush(), 0, b"", lun)
         task.op = op
         return task
 
-    def end(self, task: Task) -> Op:
-        """A command that has ended, as an operation."""
+    def commands(self, operations: Sequence[Op]) -> list[_Command]:
+        """Operations as commands: an unmap may take several."""
+        command = self.command
+        made: list[_Command] = []
+        for op in operations:
+            if op.letter != "U":
+                made.append(command(op))
+                continue
+            parts = list(self.disk.unmap([(op.lba, op.blocks)]))
+            others = [len(parts)]
+            for cdb, data in parts:
+                task = _Command(cdb, 0, data, self._lun)
+                task.op, task.others = op, others
+                made.append(task)
+        return made
+
+    def end(self, task: Task) -> Op | None:
+        """A command has ended: its operation, if that was all of it."""
         assert isinstance(task, _Command)
         op = task.op
         if task.response:
@@ -85,6 +99,10 @@ class _Disk:
             op.error = _status(task)
         else:
             op.result = task.data
+        if task.others is not None:
+            task.others[0] -= 1
+            if task.others[0]:
+                return None
         return op
 
 
@@ -106,13 +124,12 @@ class DirectPort:
 
     def submit(self, operations: Sequence[Op]) -> None:
         """See `Port.submit`."""
-        command = self._disk.command
-        self._initiator.submit([command(op) for op in operations])
+        self._initiator.submit(self._disk.commands(operations))
 
     def collect(self) -> list[Op]:
         """See `Port.collect`."""
         end = self._disk.end
-        return [end(task) for task in self._initiator.completed()]
+        return [op for task in self._initiator.completed() if (op := end(task)) is not None]
 
     def close(self, *, stuck: bool = False) -> None:
         """See `Port.close`."""
@@ -152,12 +169,13 @@ class SessionsPort:
         """See `Port.submit`."""
         share = -(-len(operations) // len(self._clients))
         for first in range(0, len(operations), share):
-            tasks = [self._disk.command(op) for op in operations[first : first + share]]
+            tasks = self._disk.commands(operations[first : first + share])
             next(self._next).submit(tasks, self._ended)
 
     def _ended(self, tasks: list[Task]) -> None:
         for task in tasks:
-            self._inbox.put(self._disk.end(task))
+            if (op := self._disk.end(task)) is not None:
+                self._inbox.put(op)
 
     def close(self, *, stuck: bool = False) -> None:
         """See `Port.close`."""
