@@ -10,9 +10,9 @@ first thing that is wrong ends the run.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, repeat
 from time import perf_counter
 from typing import TypeAlias
 
@@ -92,9 +92,8 @@ class Engine:
         wrong: str | None = None
         try:
             while True:
-                if wrong is None and now < end and (batch := self._batch(now)):
-                    self._flying += len(batch)
-                    self._port.submit(batch)
+                if wrong is None and now < end:
+                    self._send(now)
                 if not self._flying:
                     return wrong
                 ended = self._port.collect()
@@ -107,6 +106,8 @@ class Engine:
                             for op in ended
                         ]
                     )
+                if self._group == 1 and self.model.empty and wrong is None and now < end:
+                    self._send(now)  # keeps the disk busy: what has ended is not needed for it
                 if (problem := self._end(ended, now)) and wrong is None:
                     wrong = problem
                 if self._progress is not None and now >= look:
@@ -118,6 +119,12 @@ class Engine:
             raise
         finally:
             self.seconds = perf_counter() - begin
+
+    def _send(self, now: float) -> None:
+        batch = self._batch(now)
+        if batch:
+            self._flying += len(batch)
+            self._port.submit(batch)
 
     def _batch(self, now: float) -> list[Op]:
         """Operations for all that may be under way; what they write is in the model."""
@@ -141,12 +148,13 @@ class Engine:
             self._record.add([self._step(op) for op in batch])
         return batch
 
-    def _take(self, room: int) -> Iterator[tuple[_Asked, list[_Asked] | None]]:
+    def _take(self, room: int) -> Iterable[tuple[_Asked, list[_Asked] | None]]:
         """So many operations, each with the rest of its group."""
         if self._group == 1:
-            for each in islice(self._operations, max(room, 0)):
-                yield each, None
-            return
+            return zip(islice(self._operations, room), repeat(None))
+        return self._take_of_groups(room)
+
+    def _take_of_groups(self, room: int) -> Iterator[tuple[_Asked, list[_Asked]]]:
         for _ in range(room):
             if self._begun:
                 rest = self._begun.popleft()
@@ -177,6 +185,7 @@ class Engine:
         wrong: str | None = None
         letter, began = "", 0.0
         times = blocks = 0
+        length = self._length
         for op in ended:
             if op.letter != letter or op.began != began:  # most have those of the one before
                 self._count(letter, blocks, now - began, times)
@@ -187,6 +196,8 @@ class Engine:
             if op.rest:
                 self._begun.append(op.rest)
             if letter == "R":
+                if op.entry is None and op.error is None and len(op.result) == op.blocks * length:
+                    continue  # nothing is known of these blocks
                 problem = self._check(op)
             elif op.entry is not None:
                 self.model.written(op.entry, failed=op.error is not None)
@@ -206,10 +217,7 @@ class Engine:
     def _check(self, op: Op) -> str | None:
         """A read: whether it found what can be there."""
         entry, length = op.entry, self._length
-        whole = op.error is None and len(op.result) == op.blocks * length
-        if whole and entry is None:
-            return None
-        if not whole:
+        if op.error is not None or len(op.result) != op.blocks * length:
             if entry is not None:
                 self.model.read(entry, None)
             if op.error is not None:

@@ -51,6 +51,11 @@ class Model:
         self._most = most
         self.forgotten = 0  #: blocks
 
+    @property
+    def empty(self) -> bool:
+        """Nothing is known of any block, and nothing is being written."""
+        return not self._states and not self._writes
+
     def submit(self, entry: Entry) -> None:
         """The operation may begin now."""
         reads = entry.value is None

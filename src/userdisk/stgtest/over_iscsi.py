@@ -61,10 +61,7 @@ class _Disk:
         """An operation as a command."""
         disk, letter, lun = self.disk, op.letter, self._lun
         if letter == "R":
-            if self._plain and not op.fua:
-                cdb = _READ(_READ_16, 0, op.lba, op.blocks)
-            else:
-                cdb = disk.read(op.lba, op.blocks, fua=op.fua)
+            cdb = disk.read(op.lba, op.blocks, fua=op.fua)
             task = _Command(cdb, op.blocks * self._length, b"", lun)
         elif letter == "W":
             task = _Command(disk.write(op.lba, op.blocks, fua=op.fua), 0, op.data, lun)
@@ -77,7 +74,14 @@ class _Disk:
         """Operations as commands: an unmap may take several."""
         command = self.command
         made: list[_Command] = []
+        lun, length, plain = self._lun, self._length, self._plain
         for op in operations:
+            if op.letter == "R" and plain and not op.fua:  # most of a busy disk
+                cdb = _READ(_READ_16, 0, op.lba, op.blocks)
+                task = _Command(cdb, op.blocks * length, b"", lun)
+                task.op = op
+                made.append(task)
+                continue
             if op.letter != "U":
                 made.append(command(op))
                 continue
