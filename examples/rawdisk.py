@@ -4,8 +4,9 @@
 
 On a new file it writes a partition table with one partition, as the original does. It serves the
 disk over iSCSI on this machine, port 3260; RAWDISK_LISTEN=ADDRESS:PORT in the environment changes
-that. With -p it serves a pipe instead, for `userdisk stgtest spd:PIPE` or as the unit `spd:PIPE`. Unlike the original, it gives the disk the same identity next time, refuses numbers that are
-none, flushes when the operating system asks for it, and reports errors of unmap.
+that. With -p it serves a pipe instead, for `userdisk stgtest spd:PIPE` or as the unit `spd:PIPE`.
+Unlike the original, it gives the disk the same identity next time, refuses numbers that are none,
+flushes when the operating system asks for it, and reports errors of unmap.
 """
 
 from __future__ import annotations
