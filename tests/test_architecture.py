@@ -109,6 +109,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "spd_client",
     },
     "doctor": {"errors", "attach"},
+    "control": {"errors"},
     "cli": {
         "errors",
         "unit",
@@ -127,6 +128,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "scsitool",
         "stgtest",
         "doctor",
+        "control",
         "secret_file",
     },
     "__init__": {"errors", "unit"},

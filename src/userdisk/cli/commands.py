@@ -14,6 +14,7 @@ _MODULES: Final = {
     "mount": "userdisk.cli.attach",
     "eject": "userdisk.cli.attach",
     "list": "userdisk.cli.attach",
+    "resize": "userdisk.cli.resize",
     "scsitool": "userdisk.cli.scsitool",
     "stgtest": "userdisk.cli.stgtest",
     "doctor": "userdisk.cli.doctor",
@@ -38,7 +39,8 @@ class LazyGroup(click.Group):
 def userdisk() -> None:
     """Any Python class becomes a disk.
 
-    serve offers units to the network over iSCSI and NBD; attach and mount make a unit a disk of
-    this machine; eject takes it away again. scsitool asks any SCSI disk what it is; stgtest
-    tests any disk, also across a crash. doctor says what works on this machine.
+    serve offers units to the network over iSCSI and NBD; resize gives one of them another size.
+    attach and mount make a unit a disk of this machine; eject takes it away again. scsitool asks
+    any SCSI disk what it is; stgtest tests any disk, also across a crash. doctor says what works on
+    this machine.
     """

@@ -42,6 +42,7 @@ from userdisk.cli.units import SERVED_UNIT_OPTIONS, UNIT_HELP, UnitOptions, unit
 from userdisk.errors import StorageError, UsageError, UserdiskError
 
 if TYPE_CHECKING:
+    from userdisk.control import Control
     from userdisk.counters import Tally
     from userdisk.iscsi.chap import Credentials
     from userdisk.listening import Address
@@ -218,6 +219,7 @@ def serve(
         bound = server.start()
         signals.started()
         began = time.monotonic()
+        control = _control(specs, targets, exported)
         if bound:
             _print_iscsi(targets, bound, advertise, credentials)
         if server.nbd_addresses:
@@ -230,11 +232,42 @@ def serve(
             signals.wait_and_stop(server.stop, lambda: server.waits_for, lambda: _measure(lus))
         except Exception:  # the server has logged which unit could not be flushed or closed
             status = 1
+        finally:
+            if control is not None:
+                control.close()
     _print_summary(server.counters(), lus, time.monotonic() - began)
     return status
 
 
 commands = [click.Command("serve", callback=serve, params=list(_OPTIONS), help=_HELP)]
+
+
+def _control(
+    specs: Sequence[str], targets: Sequence[Target], exports: Sequence[str]
+) -> Control | None:
+    """The socket for `userdisk resize`; without it the disks are served all the same."""
+    from userdisk import control
+    from userdisk.cli.resizing import Served, verbs
+
+    if not control.available():
+        return None
+    units = [(target, lu) for target in targets for lu in target.units]
+    served = [
+        Served(
+            spec,
+            lu.gate,
+            [
+                *([target.name] if len(target.units) == 1 else []),
+                *exports[number : number + 1],
+            ],
+        )
+        for number, (spec, (target, lu)) in enumerate(zip(specs, units, strict=True))
+    ]
+    try:
+        return control.Control(verbs(served))
+    except (UserdiskError, OSError) as error:
+        log.warning("userdisk resize cannot reach this server: %s", error)
+        return None
 
 
 def _print_iscsi(

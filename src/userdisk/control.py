@@ -1,0 +1,221 @@
+"""Asking a running server: a Unix socket for each process, one line of JSON each way.
+
+The socket is `control/PID` in the runtime folder, mode 600; peers of another user are refused by
+the kernel's word (SO_PEERCRED), root is not. A request is `{"verb": ...}` and what the verb takes;
+an answer is an object, with `error` (and `usage`) when it failed. Needs Linux.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from userdisk.errors import StorageError, UsageError, UserdiskError
+
+log = logging.getLogger("userdisk")
+
+#: What a verb answers; and a verb, which gets the request.
+Answer = dict[str, object]
+Verb = Callable[[Mapping[str, object]], Answer]
+
+_MAX_LINE: Final = 64 << 10
+_MAX_ANSWER: Final = 4 << 20
+_MAX_PEERS: Final = 8
+_SECONDS: Final = 5.0  # for a request to come, and for an answer to go
+_CREDENTIALS: Final = struct.Struct("=iII")  # pid, uid, gid
+
+
+def available() -> bool:
+    """Whether this system can say who the peer of a Unix socket is."""
+    return hasattr(socket, "AF_UNIX") and hasattr(socket, "SO_PEERCRED")
+
+
+def folder() -> Path:
+    """Where the sockets of this user's processes are: in USERDISK_RUN if that is set."""
+    run = os.environ.get("USERDISK_RUN")
+    if not run and os.getuid() == 0:
+        run = "/run/userdisk"
+    if not run and (own := os.environ.get("XDG_RUNTIME_DIR")):
+        run = f"{own}/userdisk"
+    return Path(run or f"/tmp/userdisk-{os.getuid()}").absolute() / "control"
+
+
+class Control:
+    """Answers requests until it is closed.
+
+    Args:
+        verbs: what can be asked; called on threads of their own, several at a time. They may
+            block, and raise `UserdiskError`, `StorageError` and `OSError`.
+
+    Raises `OSError` and `UserdiskError` when the socket cannot be made.
+    """
+
+    def __init__(self, verbs: Mapping[str, Verb]) -> None:
+        self._verbs = verbs
+        self._peers = threading.BoundedSemaphore(_MAX_PEERS)
+        self._folder = _own_folder()
+        self._path = self._folder / str(os.getpid())
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                self._path.unlink()  # of an earlier process with this number
+            with _short(self._path) as path:
+                self._listener.bind(path)
+            self._path.chmod(0o600)
+            self._listener.listen(_MAX_PEERS)
+        except BaseException:
+            self._listener.close()
+            raise
+        self._thread = threading.Thread(target=self._accept, name="control", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Take the socket away; requests under way may still be answered."""
+        with contextlib.suppress(FileNotFoundError):
+            self._path.unlink()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                peer, _ = self._listener.accept()
+            except OSError:
+                return
+            if not _allowed(peer) or not self._peers.acquire(blocking=False):
+                peer.close()
+                continue
+            threading.Thread(target=self._serve, args=(peer,), daemon=True).start()
+
+    def _serve(self, peer: socket.socket) -> None:
+        try:
+            with peer, contextlib.suppress(OSError):
+                line = _line(peer, _MAX_LINE, _SECONDS)
+                answer = json.dumps(self._answer(line)).encode() + b"\n"
+                peer.settimeout(_SECONDS)
+                peer.sendall(answer)
+        finally:
+            self._peers.release()
+
+    def _answer(self, line: bytes) -> Answer:
+        try:
+            request = json.loads(line)
+        except (ValueError, RecursionError):
+            request = None
+        if not isinstance(request, dict):
+            return {"error": "a request is one line with a JSON object", "usage": True}
+        verb = self._verbs.get(str(request.get("verb")))
+        if verb is None:
+            return {"error": f"a request is one of {', '.join(self._verbs)}", "usage": True}
+        try:
+            return verb(request)
+        except (UserdiskError, StorageError, OSError) as error:
+            return {"error": str(error), "usage": isinstance(error, UsageError)}
+        except Exception as error:
+            log.exception("control: %s failed", request["verb"])
+            return {"error": f"{type(error).__name__}: {error}", "usage": False}
+
+
+def processes() -> list[Path]:
+    """The sockets of this user's processes; those that nobody listens on any more are removed."""
+    try:
+        _check(folder(), (os.getuid(),))
+        paths = sorted(folder().iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [path for path in paths if path.name.isdecimal() and not _stale(path)]
+
+
+def ask(path: Path, request: Mapping[str, object], timeout: float) -> Answer:
+    """Send a request and return its answer. Blocks for `timeout` seconds at most.
+
+    Raises `OSError` when it cannot be reached, `UsageError` and `UserdiskError` as it does.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(timeout)
+        with _short(path) as short:
+            connection.connect(short)
+        connection.sendall(json.dumps(request).encode() + b"\n")
+        try:
+            answer = json.loads(_line(connection, _MAX_ANSWER, timeout))
+        except ValueError:
+            raise UserdiskError(f"process {path.name} has closed the connection") from None
+    if not isinstance(answer, dict):
+        raise UserdiskError(f"process {path.name} gave an answer that is none")
+    if "error" in answer:
+        raise (UsageError if answer.get("usage") else UserdiskError)(str(answer["error"]))
+    return answer
+
+
+def _line(peer: socket.socket, most: int, seconds: float) -> bytes:
+    """What comes up to a newline or the end, `most` bytes at most. Raises `TimeoutError`."""
+    deadline = time.monotonic() + seconds
+    line = b""
+    while not line.endswith(b"\n") and len(line) < most:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("no answer in time")
+        peer.settimeout(left)
+        part = peer.recv(min(most - len(line), 64 << 10))
+        if not part:
+            break
+        line += part
+    return line
+
+
+def _allowed(peer: socket.socket) -> bool:
+    _, user, _ = _CREDENTIALS.unpack(
+        peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    )
+    return user in (0, os.getuid())
+
+
+def _own_folder() -> Path:
+    """The folder, made when it is missing; nobody else may write there."""
+    path = folder()
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    path.mkdir(mode=0o700, exist_ok=True)
+    _check(path.parent, (0, os.getuid()))
+    _check(path, (os.getuid(),))
+    return path
+
+
+def _check(path: Path, owners: Sequence[int]) -> None:
+    found = path.lstat()
+    if found.st_uid not in owners or found.st_mode & 0o022 or not path.is_dir():
+        raise UserdiskError(f"{path}: must belong to this user, and nobody else may write there")
+
+
+def _stale(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe, _short(path) as short:
+        probe.settimeout(1)
+        try:
+            probe.connect(short)
+        except ConnectionRefusedError:
+            with contextlib.suppress(OSError):
+                path.unlink()
+            return True
+        except OSError:
+            return not path.exists()
+    return False
+
+
+@contextlib.contextmanager
+def _short(path: Path) -> Iterator[str]:
+    """The socket's path over a descriptor of its folder: a socket takes 107 bytes only."""
+    descriptor = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{descriptor}/{path.name}"
+    finally:
+        os.close(descriptor)
