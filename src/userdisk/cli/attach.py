@@ -18,6 +18,7 @@ from userdisk.attach.launch import Attached, launch
 from userdisk.attach.process import hold
 from userdisk.attach.state import Folder, Record
 from userdisk.cli.attaching import task
+from userdisk.cli.logs import as_json
 from userdisk.cli.units import UNIT_HELP, UNIT_OPTIONS, UnitOptions
 from userdisk.errors import UsageError, UserdiskError
 
@@ -52,7 +53,8 @@ def _attach(unit: str, foreground: bool, timeout: float, wait: float, **options:
 
 
 def _attach_in_foreground(unit: str, options: UnitOptions, wait: float) -> int:
-    daemon.log_to_terminal()
+    if not as_json():
+        daemon.log_to_terminal()
 
     def ready(folder: Folder, record: Record) -> None:
         click.echo(record.device)

@@ -7,6 +7,8 @@ from typing import Final
 
 import click
 
+from userdisk.cli.logs import options
+
 #: command -> module whose `commands` list holds it; in the order of the help page.
 _MODULES: Final = {
     "serve": "userdisk.cli.serve",
@@ -31,7 +33,10 @@ class LazyGroup(click.Group):
         if cmd_name not in _MODULES:
             return None
         commands: list[click.Command] = importlib.import_module(_MODULES[cmd_name]).commands
-        return next(command for command in commands if command.name == cmd_name)
+        found = next(command for command in commands if command.name == cmd_name)
+        if not any(parameter.name == "log_format" for parameter in found.params):
+            found.params += options()
+        return found
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -44,3 +49,6 @@ def userdisk() -> None:
     any SCSI disk what it is; stgtest tests any disk, also across a crash. doctor says what works on
     this machine.
     """
+
+
+userdisk.params += options()

@@ -6,6 +6,7 @@ standard error; a traceback means a bug in userdisk.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -51,7 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, status: int) -> int:
-    print(f"userdisk: {' '.join(message.split())}", file=sys.stderr)
+    logs = sys.modules.get("userdisk.cli.logs")  # not there without click
+    line = " ".join(message.split())
+    if logs is not None and logs.as_json():
+        logging.getLogger("userdisk").error("%s", line)
+    else:
+        print(f"userdisk: {line}", file=sys.stderr)
     return status
 
 

@@ -131,7 +131,6 @@ _OPTIONS: Sequence[click.Parameter] = (
         is_flag=True,
         help="Refuse NBD clients without a certificate that ca-cert.pem has signed.",
     ),
-    click.Option(["-v", "--verbose"], is_flag=True, help="Log connections and logins."),
 )
 
 
@@ -150,12 +149,8 @@ def serve(
     tls: str | None,
     tls_require: bool,
     tls_verify_peer: bool,
-    verbose: bool,
     **options: Any,
 ) -> int:
-    logging.basicConfig(
-        format="userdisk: %(message)s", level=logging.INFO if verbose else logging.WARNING
-    )
     if not specs:
         taken = [text for text in nbd if text != DEFAULT_ADDRESS]
         if taken:  # perhaps it was meant as the unit
