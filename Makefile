@@ -14,7 +14,7 @@ NBD_TESTS := $(wildcard $(addprefix tests/,attach/test_nbd*.py guest/test_nbd*.p
 	test_nbd_both_ends.py test_nbd_client.py test_nbd_edge.py))
 TOOLS_TESTS := $(wildcard $(addprefix tests/,dotnet scenarios scsitool/test_hostile.py \
 	backend/test_iscsi.py backend/test_spd.py iscsi/test_initiator_hostile.py spd/test_connection.py \
-	stgtest/test_on_device.py test_initiator*.py))
+	guest/test_stgtest_crash.py stgtest/test_kill.py stgtest/test_on_device.py test_initiator*.py))
 CORE_TESTS := $(wildcard $(addprefix tests/,attach bench cli conformance docs interop guest \
 	iscsi/test_data_out.py iscsi/test_fast_path_checks.py iscsi/test_residuals.py \
 	iscsi/test_fuzz*.py target/test_operations.py target/test_*fuzz.py test_conftest.py \
