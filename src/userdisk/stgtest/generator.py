@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from itertools import repeat
+from typing import Any, Final
 
 from userdisk.errors import UsageError
 
@@ -25,17 +27,16 @@ class Random:
 
     def __init__(self, seed: int) -> None:
         self._state = (seed & _MASK) or 1
-        self._bytes = b""
-        self._at = 0
 
-    def number(self, size: int) -> int:
-        """The next `size` bytes as a little-endian number."""
-        at = self._at
-        if at + size > len(self._bytes):
-            self._bytes = self._bytes[at:] + self._more()
-            at = 0
-        self._at = at + size
-        return int.from_bytes(self._bytes[at : at + size], "little")
+    def draws(self, layout: str) -> Iterator[tuple[Any, ...]]:
+        """What `struct` makes of the next bytes, again and again. It does not end."""
+        unpack = struct.Struct(layout)
+        rest = b""
+        while True:
+            rest += self._more()
+            whole = len(rest) - len(rest) % unpack.size
+            yield from unpack.iter_unpack(rest[:whole])
+            rest = rest[whole:]
 
     def _more(self) -> bytes:
         factors, terms = _powers()
@@ -86,19 +87,33 @@ class Plan:
 
     def groups(self) -> Iterator[tuple[int, int]]:
         """The range of each round: address and count. It does not end."""
-        random = Random(self.seed)
-        fixed = min(self.count, self.max_count) or 1
-        address, count = self.address, 0
-        while True:
-            address = random.number(8) if self.address == RANDOM else address + count
-            address %= self.block_count
-            count = fixed
-            if self.count == RANDOM:
-                count = random.number(4) % self.max_count or 1
-            yield address, min(count, self.block_count - address)
+        disk, most = self.block_count, self.max_count
+        fixed = min(self.count, most) or 1
+        draws = Random(self.seed).draws
+        if self.address == RANDOM and self.count == RANDOM:
+            for place, number in draws("<QI"):
+                address = place % disk
+                yield address, min(number % most or 1, disk - address)
+        elif self.address == RANDOM:
+            last = disk - fixed
+            for (place,) in draws("<Q"):
+                address = place % disk
+                yield address, fixed if address <= last else disk - address
+        else:
+            numbers = draws("<I") if self.count == RANDOM else repeat((fixed,))
+            address, random = self.address, self.count == RANDOM
+            for (number,) in numbers:
+                count = number % most or 1 if random else number
+                address %= disk
+                yield address, min(count, disk - address)
+                address += count
 
     def operations(self) -> Iterator[tuple[str, int, int]]:
         """Letter, address and count of each operation. It does not end."""
+        if len(self.mix) == 1:
+            letter = self.mix
+            for address, count in self.groups():
+                yield letter, address, count
         for address, count in self.groups():
             for letter in self.mix:
                 yield letter, address, count
