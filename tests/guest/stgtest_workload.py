@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import cycle
 
 from userdisk.stgtest.engine import Engine, Limits
 from userdisk.stgtest.generator import RANDOM, Plan
@@ -19,7 +20,7 @@ from userdisk.stgtest.port import Op, Port
 from userdisk.stgtest.targets import Wishes, open_port
 
 DEPTH = 8
-MIX = "WRWUWF"
+ROUND = "WWUWRF"  # each has blocks of its own: so flushes come one by one, beside writes
 _MOST = 16  # blocks of an operation
 _NONCE = 0x5EED
 _SECONDS = 60.0
@@ -54,17 +55,22 @@ class Marked:
         subprocess.run(message, check=True)
 
 
+def _operations(block_count: int) -> Iterator[tuple[str, int, int]]:
+    for letter, (lba, blocks) in zip(
+        cycle(ROUND), Plan(1, "W", RANDOM, RANDOM, block_count, _MOST).groups(), strict=False
+    ):
+        yield letter, lba, blocks
+
+
 def run(target: str, dm_device: str, flushes: int, path: str) -> None:
     """One run; the first thing that is wrong ends this program."""
     port = Marked(open_port(target, Wishes(_SECONDS, DEPTH)), dm_device)
     geometry = port.geometry
     head = Head(_NONCE, geometry.block_count, geometry.block_length, geometry.zeroes)
     writer = Writer(path, head)
-    plan = Plan(1, MIX, RANDOM, RANDOM, geometry.block_count, _MOST)
     engine = Engine(
-        port, plan.operations(), Limits(flushes * len(MIX), DEPTH),
-        Pattern(geometry.block_length, _NONCE),
-        stamped=True, fua=False, group=len(MIX), record=writer,
+        port, _operations(geometry.block_count), Limits(flushes * len(ROUND), DEPTH),
+        Pattern(geometry.block_length, _NONCE), stamped=True, fua=False, record=writer,
     )  # fmt: skip
     problem = engine.run()
     port.close()
