@@ -94,7 +94,10 @@ def _bridged(pipe: _Pipe) -> socket.socket:
 
 
 def _to_socket(pipe: _Pipe, sock: socket.socket, ended: threading.Event) -> None:
-    """Carry what the other end of the pipe says, until one of both is gone; close both."""
+    """Carry what the other end of the pipe says, until one of both is gone; close the pipe.
+
+    That also ends a send to a client that does not read.
+    """
     with contextlib.suppress(OSError, EOFError):
         while not ended.is_set():
             if pipe.poll(_TICK):
@@ -102,12 +105,11 @@ def _to_socket(pipe: _Pipe, sock: socket.socket, ended: threading.Event) -> None
                 sock.sendall(_LENGTH.pack(len(message)) + message)
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_WR)
-    ended.wait()
     pipe.close()
-    sock.close()
 
 
 def _to_pipe(pipe: _Pipe, sock: socket.socket, ended: threading.Event) -> None:
+    """Carry what the socket says, until one of both is gone; close the socket."""
     with contextlib.suppress(OSError, EOFError):
         while True:
             (length,) = _LENGTH.unpack(_exactly(sock, _LENGTH.size))
@@ -115,6 +117,7 @@ def _to_pipe(pipe: _Pipe, sock: socket.socket, ended: threading.Event) -> None:
                 break
             pipe.send_bytes(_exactly(sock, length))
     ended.set()
+    sock.close()
 
 
 def _exactly(sock: socket.socket, size: int) -> bytes:
