@@ -184,7 +184,7 @@ def test_over_iscsi_with_a_secret(protected: tuple[str, Path], tmp_path: Path) -
     [
         (("inquiry", "/dev/null"), "/dev/null: not a SCSI device"),
         (("inquiry", "/dev/sg99"), "/dev/sg99: there is no such device"),
-        (("inquiry", "nowhere.img"), "nowhere.img"),
+        (("inquiry", "nowhere.img: there is no such image or device"), "nowhere.img"),
         (("inquiry", "iscsi://127.0.0.1:1/iqn.2026-11.org.example:a/0"), "Connection refused"),
         (("inquiry", "iscsi://nowhere"), "not of the form iscsi://"),
         (("inquiry", "iscsi://a:b@127.0.0.1/iqn.x/0"), "the secret goes in a file"),

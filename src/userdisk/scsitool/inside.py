@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
 from typing import Any
 
 from userdisk.backend import open_unit
-from userdisk.errors import UserdiskError
+from userdisk.errors import UsageError, UserdiskError
 from userdisk.gate import Gate
 from userdisk.identity import identity_of
 from userdisk.operation import Operation
@@ -46,6 +47,8 @@ class InsideDevice:
     def __init__(self, spec: str, timeout: float) -> None:
         self.name = spec
         self._timeout = timeout
+        if spec.isprintable() and spec and ":" not in spec and not os.path.exists(spec):
+            raise UsageError(f"{spec}: there is no such image or device")
         unit = open_unit(spec)
         self._gate = Gate(unit, spec)
         self._lu = LogicalUnit(self._gate, saved=identity_of(unit))
