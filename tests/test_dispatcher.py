@@ -245,9 +245,9 @@ def test_async_methods_are_never_inline() -> None:
 @pytest.mark.parametrize("kind", ALL)
 def test_cancel_while_queued(kind: type[Watched], gates: Callable[[StorageUnit], Gate]) -> None:
     """What is cancelled in time is not done; whatever happens, it ends once."""
-    gate = gates(kind())
     for _ in range(50):  # the unit may be quicker than this thread
-        waiting = Waiting()
+        unit = kind()
+        gate, waiting = gates(unit), Waiting()
         operations = [_read(lba) for lba in range(50)]
         for operation in operations:
             gate.submit(operation, waiting.done)
@@ -259,11 +259,11 @@ def test_cancel_while_queued(kind: type[Watched], gates: Callable[[StorageUnit],
         assert sorted(operation.lba for operation in waiting.ended) == list(range(50))
         given_up = {each.lba for each in operations if isinstance(each.error, errors.Aborted)}
         assert given_up <= {each.lba for each in cancelled}
+        assert sorted(given_up | {lba for lba in unit.order if lba >= 0}) == list(range(50))
+        assert not given_up & set(unit.order)
         if given_up:
             return
     pytest.fail("nothing was ever cancelled in time")
-    assert sorted(given_up | {lba for lba in unit.order if lba >= 0}) == list(range(50))
-    assert not given_up & set(unit.order)
 
 
 def test_a_running_operation_is_not_cancelled(gates: Callable[[StorageUnit], Gate]) -> None:
