@@ -12,9 +12,10 @@ NBD_TESTS := $(wildcard $(addprefix tests/,attach/test_nbd*.py guest/test_nbd*.p
 	nbd/test_client.py nbd/test_connection.py nbd/test_memory.py nbd/test_replay.py \
 	nbd/test_withheld.py nbd/test_transmission.py test_both_protocols.py \
 	test_nbd_both_ends.py test_nbd_client.py test_nbd_edge.py))
-TOOLS_TESTS := $(wildcard $(addprefix tests/,dotnet scenarios scsitool/test_hostile.py \
-	backend/test_iscsi.py backend/test_spd.py iscsi/test_initiator_hostile.py spd/test_connection.py \
-	guest/test_stgtest_crash.py stgtest/test_kill.py stgtest/test_on_device.py test_initiator*.py))
+TOOLS_TESTS := $(wildcard $(addprefix tests/,dotnet scenarios scsitool stgtest \
+	backend/test_iscsi.py backend/test_spd.py cli/test_scsitool.py cli/test_stgtest.py \
+	guest/test_stgtest_crash.py iscsi/test_initiator_hostile.py spd/test_connection.py \
+	test_initiator*.py))
 CORE_TESTS := $(wildcard $(addprefix tests/,attach bench cli conformance docs interop guest \
 	iscsi/test_data_out.py iscsi/test_fast_path_checks.py iscsi/test_residuals.py \
 	iscsi/test_fuzz*.py target/test_operations.py target/test_*fuzz.py test_conftest.py \
