@@ -109,12 +109,16 @@ def test_the_load_notices_wrong_data(tmp_path: Path) -> None:
 @pytest.mark.parametrize("row", ["read-32", "nbd-read-1", "nbd-unix-write-32"])
 def test_hotspots(row: str, capsys: pytest.CaptureFixture[str]) -> None:
     before = os.sched_getaffinity(0)
-    assert hotspots.main([row, "--seconds", "0.5"]) == 0
-    assert os.sched_getaffinity(0) == before
-    out = capsys.readouterr().out
-    # nearly all of them, with what it calls: one may be of the connection's first moment
-    assert re.search(r"(100\.0|9\d\.\d) % +\| portal\.py _serve", out)
-    assert f"unit.py {'write' if 'write' in row else 'read'}" in out
+    unit = f"unit.py {'write' if 'write' in row else 'read'}"
+    for seconds in ("0.5", "2", "8"):  # samples are of CPU time, and a busy machine gives little
+        assert hotspots.main([row, "--seconds", seconds]) == 0
+        assert os.sched_getaffinity(0) == before
+        out = capsys.readouterr().out
+        # nearly all of them, with what it calls: some may be of the connection's first moment
+        serving = re.search(r"(100\.0|9\d\.\d) % +\| portal\.py _serve", out)
+        if serving and unit in out:
+            return
+    pytest.fail(out)
 
 
 def _chunk(flags: int, kind: int, payload: bytes) -> bytes:
