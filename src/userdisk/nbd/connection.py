@@ -133,9 +133,9 @@ class Connection:
         incoming = self.incoming
         self.tasks.sent()
         self.quiet = (
-            self.phase is Phase.TRANSMISSION
-            and not (self.tasks.count or self._skipped or incoming.approaching)
-            and self._landing is None
+            self._landing is None
+            and not (incoming.approaching or self._skipped or self.tasks.count)
+            and self.phase is Phase.TRANSMISSION
             and incoming.start == incoming.end
         )
         return incoming.room()
@@ -344,7 +344,8 @@ class Connection:
             if tasks.receiver is None and not self._skipped:
                 if tasks.count and tasks.full:
                     return
-                fast_path.run(self)
+                if not incoming.approaching:  # else it would only find that most is not here
+                    fast_path.run(self)
                 if incoming.start == incoming.end:
                     return
             if out.full:

@@ -48,6 +48,7 @@ _NO_LENGTH = bytes(4)
 _EXTENDED_DONE = struct.Struct(">8s8sQQ").pack
 
 _OFFSET = wire.OFFSET.size
+_PLAIN = (0, int(CommandFlag.PAYLOAD_LEN))  # flags of a WRITE
 _SMALL = OUTPUT_BYTES // (OUTPUT_BUFFERS // 2)  # bytes: of such reads the buffers are the limit
 
 #: What depends on extended headers: a request's layout, how READ and WRITE begin, and the lengths
@@ -253,7 +254,7 @@ def lands(service: Service, request: Request) -> bool:
     offset, length = request.offset, request.length
     return (
         request.command == Command.WRITE
-        and not request.flags & ~CommandFlag.PAYLOAD_LEN.value
+        and request.flags in _PLAIN
         and LANDING <= length <= service.fast_write
         and not (offset | length) & (service.block_length - 1)
         and offset + length <= min(service.size, service.gate.parameters.size)
