@@ -24,6 +24,9 @@ CORE_TESTS := $(wildcard $(addprefix tests/,attach bench cli conformance docs in
 	test_block_sessions.py test_fencing.py test_portal_groups.py test_resize.py \
 	test_server_medium.py))
 SYSTEM_TESTS := $(CORE_TESTS) $(NBD_TESTS) $(TOOLS_TESTS)
+# Where others share the machine a test with real servers may be late: there it may try twice, and
+# the summary lists it (RERUN).
+AGAIN := $(if $(CI),--reruns 1 -r fER)
 SOURCES := $(wildcard src tests bench examples)
 
 .DEFAULT_GOAL := help
@@ -76,16 +79,16 @@ format: setup ## rewrite the sources in the project's style
 	$(BIN)/ruff format $(SOURCES)
 
 unit: setup ## the fast tests: no root, no other programs
-	$(BIN)/python -m pytest -q --numprocesses auto $(addprefix --ignore=,$(SYSTEM_TESTS))
+	$(BIN)/python -m pytest -q $(AGAIN) --numprocesses auto $(addprefix --ignore=,$(SYSTEM_TESTS))
 
 core: setup packages ## iSCSI and attached disks with other people's initiators, kernels and tools
-	$(BIN)/python -m pytest -q $(addprefix --ignore=,$(NBD_TESTS) $(TOOLS_TESTS)) $(CORE_TESTS)
+	$(BIN)/python -m pytest -q $(AGAIN) $(addprefix --ignore=,$(NBD_TESTS) $(TOOLS_TESTS)) $(CORE_TESTS)
 
 nbd: setup packages ## NBD with other people's clients, servers and kernels
-	$(BIN)/python -m pytest -q $(NBD_TESTS)
+	$(BIN)/python -m pytest -q $(AGAIN) $(NBD_TESTS)
 
 tools: setup packages ## the tools, the pipe protocol and its other languages
-	$(BIN)/python -m pytest -q $(TOOLS_TESTS)
+	$(BIN)/python -m pytest -q $(AGAIN) $(TOOLS_TESTS)
 
 scenarios: setup packages ## WinSpd's own test list, on rawdisk in Python and in C#
 	$(BIN)/python -m pytest -v tests/scenarios

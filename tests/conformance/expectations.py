@@ -34,7 +34,8 @@ class Expected:
     """An outcome other than pass.
 
     `tests` are patterns of SUITE.TEST; `where` names configurations; `says` is a regular expression
-    that the suite's reasons (for a failure: its complaints), a line each, must match in full.
+    that the suite's reasons (for a failure: its complaints), a line each, must match in full. In a
+    `race` of the suite with the disk's answer either may win: the test may pass as well.
     """
 
     outcome: str
@@ -43,6 +44,7 @@ class Expected:
     says: str
     kind: Kind
     why: str
+    race: bool = False
 
     def covers(self, configuration: Configuration, name: str) -> bool:
         """Whether it is about this test in this configuration."""
@@ -66,7 +68,6 @@ def defect(tests: str, where: Iterable[str], complaints: Iterable[str], why: str
 
 
 _THIN_BLOCKS = ALL - {"512n", "4Kn", "thick"}  # more than one block in a block of the medium
-_TWO_PATHS = frozenset({"two paths", "two groups"})
 
 
 def _access(tests: str, where: str, sense: str, lines: tuple[int, ...], why: str) -> Expected:
@@ -260,19 +261,17 @@ EXPECTED: tuple[Expected, ...] = (
         )
         for length in (10, 12)
     ),
-    defect(
-        "iSCSITMF.LUNResetSimpleAsync",
-        ALL - {"protected"} - _TWO_PATHS,
-        (_RESET_UNANSWERED,),
-        "asks right after it has queued the reset whether the answer has come:"
-        " test_async_lu_reset_simple.c:157",
-    ),
-    defect(
-        "iSCSITMF.LUNResetSimpleAsync",
-        _TWO_PATHS,
-        (_RESET_UNANSWERED, "ended with -6 before its summary"),
+    # What it frees too early it may still use: it may then end in any way.
+    Expected(
+        "fail",
+        ("iSCSITMF.LUNResetSimpleAsync",),
+        ALL - {"protected"},
+        rf"{re.escape(_RESET_UNANSWERED)}(\nended with -\d+ before its summary)?"
+        r"|ended with -\d+ before its summary",
+        Kind.SUITE,
         "asks right after it has queued the reset whether the answer has come, then frees what it"
-        " still uses, and so is aborted: test_async_lu_reset_simple.c:157",
+        " still uses: test_async_lu_reset_simple.c:157",
+        race=True,
     ),
 )
 
@@ -294,6 +293,8 @@ def objection(configuration: Configuration, test: str, result: Result) -> str | 
     entry = expected(configuration, test)
     if entry is None:
         return None if result.outcome == "pass" else f"{result.outcome}: {result.reason}"
+    if entry.race and result.outcome == "pass":
+        return None
     if result.outcome != entry.outcome:
         return f"{result.outcome} instead of the listed {entry.outcome}: {result.reason or 'stale'}"
     if re.fullmatch(entry.says, "\n".join(result.reasons)):
