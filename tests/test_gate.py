@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 import time
 
@@ -143,6 +144,11 @@ def test_what_is_right_is_not_copied() -> None:
     gate = Gate(RamUnit())
     for data in (bytes(512), bytearray(512), memoryview(bytes(512))):
         assert gate.checked_read(data, 512) is data
+
+
+def test_what_has_no_length_of_its_own_is_wrapped() -> None:
+    data = Gate(RamUnit()).checked_read(pickle.PickleBuffer(bytes(512)), 512)
+    assert len(data) == 512
 
 
 def test_keyboard_interrupts_are_for_the_program() -> None:

@@ -164,9 +164,17 @@ def test_no_descriptor_or_thread_for_a_connection(
         context.setattr(threading.Thread, "start", no_thread)
         with socket.create_connection(address) as sock:
             assert _ended(sock)
+
+    def no_memory(*_: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as context:
+        context.setattr(portal_module, "PlainStream", no_memory)
+        with socket.create_connection(address) as sock:
+            assert _ended(sock)
     assert "Too many open files" in caplog.text
     assert "new thread" in caplog.text
-    assert server._portals.refused == 2
+    assert server._portals.refused == 3
     connect(address).close()
 
 

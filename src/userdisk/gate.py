@@ -305,7 +305,7 @@ class Gate:
         if view.nbytes != length:
             raise self._wrong_read(f"{view.nbytes} bytes", length)
         if view.contiguous and view.format == "B" and view.ndim == 1:
-            return data
+            return data if hasattr(data, "__len__") else view
         try:
             return view.cast("B")
         except TypeError:  # not contiguous, or of a format that cannot be cast

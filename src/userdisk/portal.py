@@ -70,6 +70,8 @@ class Owner:
         try:
             self.thread.start()
         except RuntimeError:
+            self.connection.lost("no thread for it")
+            self.connection.end()
             self._waker.close()
             raise
 
@@ -306,7 +308,7 @@ class Portals:
             owner = Owner(self, sock, door, ends)
             self._owners[owner] = None
             owner.start()
-        except (OSError, RuntimeError) as error:  # no descriptor, or no thread
+        except (OSError, RuntimeError, MemoryError) as error:  # no descriptor, thread or buffer
             log.error("cannot serve a connection: %s", error)
             self.refused += 1
             sock.close()

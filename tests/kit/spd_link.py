@@ -140,8 +140,12 @@ class Link:
 
     def wait(self) -> None:
         """Wait for one thing that is posted."""
-        self.connection.handle(self._inbox.get(timeout=10))
+        self.handle()
         self.collect()
+
+    def handle(self) -> None:
+        """The same, and leave the output where it is."""
+        self.connection.handle(self._inbox.get(timeout=30))
 
     def message(self) -> bytes:
         """The next message of the device; waits for operations that are under way."""

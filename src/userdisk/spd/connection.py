@@ -92,6 +92,7 @@ class Connection:
         self._tasks: dict[int, _Task] = {}  # by hint
         self._operating = 0
         self._held = 0  # bytes, of tasks
+        self._queued = self._sending = 0  # bytes of the budget, in responses
         self._starved = False
         self._leaving = False
         self._entered = False
@@ -123,6 +124,7 @@ class Connection:
 
     def buffer(self) -> memoryview:
         """Where the next bytes from the client go; never empty."""
+        self._sent()
         if self._start == self._end:
             self._start = self._end = 0
         elif len(self._buffer) - self._start < wire.LENGTH.size + self._longest:
@@ -140,6 +142,7 @@ class Connection:
     def resume(self) -> None:
         """Go on with what is already received."""
         self.more = False
+        self._sent()  # the owner has nothing left to send, or it would not call this
         try:
             self._process()
         finally:
@@ -158,6 +161,8 @@ class Connection:
         """What is to be sent now, in order."""
         out = self.out
         buffers, out.buffers, out.size = out.buffers, [], 0
+        self._sent()
+        self._sending, self._queued = self._queued, 0
         return buffers
 
     def tick(self, now: float) -> None:
@@ -187,10 +192,13 @@ class Connection:
         """The client is gone: give up what it asked for; `finished` says when all has ended."""
         self.closed = True
         self.reason = self.reason or reason
-        self.take_output()
         for task in list(self._tasks.values()):
             if task.operation is not None:
                 self._gate.cancel(task.operation)
+            else:
+                self._end_task(task, GOOD, b"")
+        self.take_output()
+        self._sent()
 
     @property
     def finished(self) -> bool:
@@ -233,6 +241,7 @@ class Connection:
             return False
         cost = self._device.cost(request)
         if not self._admit(cost):
+            self.more = bool(self._queued or self._sending)  # its own responses are in the way
             return False
         self.opening = False
         self._start = start + length
@@ -242,7 +251,7 @@ class Connection:
     def _admit(self, cost: int) -> bool:
         """Take memory for a request, if there is some."""
         if cost > _SMALL:
-            alone = cost <= _ALWAYS and not self._held
+            alone = cost <= _ALWAYS and not (self._held or self._queued or self._sending)
             if not self._pipe.budget.take(cost, force=alone):
                 self._starved = True
                 return False
@@ -250,10 +259,21 @@ class Connection:
         self._held += cost
         return True
 
-    def _release(self, cost: int) -> None:
+    def _release(self, cost: int, *, queued: bool = False) -> None:
+        """A request has ended; `queued`: its memory is in the output now."""
         self._held -= cost
-        if cost > _SMALL:
+        if cost <= _SMALL:
+            return
+        if queued:
+            self._queued += cost
+        else:
             self._pipe.budget.give(cost)
+
+    def _sent(self) -> None:
+        """All output that was taken has been sent."""
+        if self._sending:
+            self._pipe.budget.give(self._sending)
+            self._sending = 0
 
     def _begin(self, request: Request, cost: int) -> None:
         counters = self.counters[self._gate]
@@ -349,7 +369,7 @@ class Connection:
 
     def _end_task(self, task: _Task, status: Status, payload: Buffer) -> None:
         del self._tasks[task.request.hint]
-        self._release(task.cost)
+        self._release(task.cost, queued=bool(payload) and not self.closed)
         task.steps.close()
         if status is not GOOD:
             self.counters[self._gate].failures += 1

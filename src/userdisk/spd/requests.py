@@ -6,7 +6,7 @@ the response's payload. A request that is refused changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
 from userdisk.errors import OutOfRange, StorageError, Unsupported, WriteProtected
@@ -19,6 +19,12 @@ from userdisk.unit import Buffer
 
 _INVALID_FIELD = Status(CHECK_CONDITION, 0x5, 0x24, 0x00)
 _INVALID_LIST = Status(CHECK_CONDITION, 0x5, 0x26, 0x00)
+
+_EXTENTS = 256  # of one call of the unit's `unmap`
+_UNMAPPED = 1 << 30  # bytes of one call
+_LONG = 1 << 20  # bytes: what does more is not for the connection's thread
+
+Extent: TypeAlias = tuple[int, int]  #: lba and blocks
 
 #: Yields operations (is sent their results; `StorageError` is thrown into it); returns payload.
 Steps: TypeAlias = Generator[Operation, Any, Buffer]
@@ -110,8 +116,12 @@ def _check_unmap(device: Device, request: Request) -> None:
         raise Refused(status_of(Unsupported()))
     if len(request.payload) != request.blocks * wire.DESCRIPTOR.size:
         raise Refused(_INVALID_LIST)
+    total = 0
     for lba, blocks, _ in wire.DESCRIPTOR.iter_unpack(request.payload):
         device.check_range(lba, blocks)
+        total += blocks
+    if total > device.announced.block_count:  # the same blocks again and again: work for nothing
+        raise Refused(_INVALID_LIST)
 
 
 def _read(device: Device, request: Request) -> Steps:
@@ -139,11 +149,29 @@ def _flush(device: Device, request: Request) -> Steps:
 def _unmap(device: Device, request: Request) -> Steps:
     found = wire.DESCRIPTOR.iter_unpack(request.payload)
     extents = [(lba, blocks) for lba, blocks, _ in found if blocks]
-    if extents:
-        yield Operation(Does.UNMAP, extents=extents)
-        if device.gate.write_through:  # unmap has no FUA
-            yield Operation(Does.FLUSH)
+    length = device.announced.block_length
+    offload = len(extents) > _EXTENTS or sum(blocks for _, blocks in extents) * length > _LONG
+    for piece in _pieces(extents, _UNMAPPED // length):
+        yield Operation(Does.UNMAP, extents=piece, offload=offload)
+    if extents and device.gate.write_through:  # unmap has no FUA
+        yield Operation(Does.FLUSH)
     return b""
+
+
+def _pieces(extents: list[Extent], most: int) -> Iterator[list[Extent]]:
+    """The extents in lists of `_EXTENTS` and `most` blocks at most: others come in between."""
+    piece: list[Extent] = []
+    left = most
+    for lba, rest in extents:
+        while rest:
+            blocks = min(rest, left)
+            piece.append((lba, blocks))
+            lba, rest, left = lba + blocks, rest - blocks, left - blocks
+            if not left or len(piece) == _EXTENTS:
+                yield piece
+                piece, left = [], most
+    if piece:
+        yield piece
 
 
 class _Rule(NamedTuple):
