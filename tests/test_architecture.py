@@ -76,8 +76,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "initiator_url": {"errors", "iscsi", "secret_file"},
     "iscsi_client": {"errors", "unit", "iscsi", "transport"},
     "initiator_client": {"errors", "unit", "iscsi", "transport", "initiator_url", "iscsi_client"},
-    "spd_client": {"errors", "named_pipe", "spd"},
-    "nbd_client": {"errors", "unit", "operation", "nbd", "tls", "tls_link"},
+    "request_client": {"errors", "unit"},
+    "spd_client": {"errors", "unit", "named_pipe", "spd", "request_client"},
+    "nbd_client": {"errors", "unit", "operation", "nbd", "tls", "tls_link", "request_client"},
     "attach": {"errors", "unit", "operation", "gate", "identity", "backend", "nbd", "nbd_client"},
     "testing": {"errors", "unit", "operation", "gate"},
     "scsitool": {

@@ -1,7 +1,7 @@
 """An NBD client with sockets and threads: `Client` is one connection to one export.
 
-Any number of threads submit requests; each is sent at once, under a lock. One thread receives and
-calls `done`. The protocol is `userdisk.nbd.client_negotiation` and `userdisk.nbd.client`.
+How requests pass is `userdisk.request_client`; the protocol is `userdisk.nbd.client_negotiation`
+and `userdisk.nbd.client`.
 """
 
 from __future__ import annotations
@@ -9,32 +9,24 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
-import struct
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
 
 from userdisk import tls
-from userdisk.errors import NotReady, UserdiskError
+from userdisk.errors import UserdiskError
 from userdisk.nbd.client import ClientTransmission
 from userdisk.nbd.client_negotiation import ClientNegotiation, Found, Listed, NbdError, Wishes
 from userdisk.nbd.client_request import Request, Result
 from userdisk.nbd.uri import Uri
+from userdisk.request_client import SEND_SECONDS, ConnectionLost, RequestClient
 from userdisk.tls_link import PlainLink, TlsLink
 
 __all__ = ["Client", "ConnectionLost", "Listed", "NbdError", "Request", "Uri", "list_exports"]
 
-_SEND_SECONDS = 60.0  # a server that takes nothing for so long is given up
 
-
-class ConnectionLost(NotReady):
-    """The connection ended before the answer came: what was asked for may be done or not."""
-
-
-class Client:
+class Client(RequestClient[Request]):
     """A connection to an export, negotiated on creation. Thread-safe.
 
     Args:
@@ -53,13 +45,11 @@ class Client:
         *,
         timeout: float = 10.0,
         wishes: Wishes | None = None,
-        send_timeout: float = _SEND_SECONDS,
+        send_timeout: float = SEND_SECONDS,
     ) -> None:
         self.uri = uri
-        self._timeout = timeout
         wishes = replace(wishes or Wishes(), export=uri.export, tls=uri.tls)
-        self._link, negotiation, rest = _negotiated(uri, wishes, timeout)
-        self._socket = self._link.socket
+        link, negotiation, rest = _negotiated(uri, wishes, timeout)
         try:
             assert negotiation.found is not None
             self.found: Found = negotiation.found
@@ -70,138 +60,36 @@ class Client:
             self.flags = self.found.flags
             self.description = self.found.description
             self.read_only = bool(self.flags & self.flags.READ_ONLY)
-            self._stream = ClientTransmission(self.found, rest)
-            _let_sends_end(self._socket, send_timeout)
+            self._transmission = ClientTransmission(self.found, rest)
+            super().__init__(
+                uri.where,
+                link,
+                self._transmission,
+                peer="server",
+                broken=NbdError,
+                timeout=timeout,
+                send_timeout=send_timeout,
+            )
         except NbdError as error:
-            self._socket.close()
+            link.socket.close()
             raise NbdError(f"{uri.where}: {error}") from None
         except BaseException:
-            self._socket.close()
+            link.socket.close()
             raise
-        self._sending = threading.Lock()
-        self._idle = threading.Condition()
-        self._waiting = 0  # requests without an answer
-        self._closing = self._ended = False
-        self._lost: ConnectionLost | None = None
-        self._receiver = threading.Thread(target=self._receive, name="nbd receiver", daemon=True)
-        self._receiver.start()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    @property
-    def lost(self) -> bool:
-        """The connection is gone; every request fails from now on."""
-        return self._lost is not None
-
-    # -- requests --------------------------------------------------------------------------------
 
     def submit(self, request: Request, done: Callable[[Request], None] | None = None) -> None:
-        """Send a request; `done` is called when it has ended, on the thread that receives.
-
-        It is called at once, on this thread, when the request cannot be sent. Blocks only while
-        the server takes no data. `done` must not block. A request is used once.
-        """
-        if done is not None:
-            request.done = done
+        """See `RequestClient.submit`. What this server cannot take is not sent."""
         request.error = request.refused(self.found)
-        if request.error is None:
-            with self._idle:
-                if self._closing or self._lost:
-                    request.error = self._lost or ConnectionLost(f"{self.uri.where}: was closed")
-                else:
-                    self._waiting += 1
-        if request.error is not None:
-            _tell(request)
-            return
-        with self._sending:
-            late = self._ended
-            if not late:
-                output = self._stream.encode(request)
-                try:
-                    self._link.send(output)
-                except OSError as error:
-                    self._give_up(f"the connection broke: {error.strerror or error}")
-        if late:
-            request.error = self._lost
-            self._end(request)
+        super().submit(request, done)
 
     def call(self, request: Request, *, timeout: float | None = None) -> Result:
-        """Send a request and wait for its result. Raises its `StorageError`.
-
-        A server that does not answer within `timeout` seconds is given up: the connection ends.
-        """
-        ended = threading.Event()
-        self.submit(request, lambda _: ended.set())
-        if not ended.wait(timeout):
-            self._give_up(f"no answer in {timeout:g} seconds")
-            ended.wait()
-        if request.error is not None:
-            raise request.error
+        """Send a request and wait for its result; see `wait`."""
+        self.wait(request, timeout)
         return request.result
 
-    def close(self) -> None:
-        """Wait for the answers that are missing, end the connection. May be called again."""
-        with self._idle:
-            self._closing = True
-            self._idle.wait_for(lambda: not self._waiting or self._lost, self._timeout)
-        if self._lost is None:
-            with contextlib.suppress(OSError), self._sending:
-                self._link.send([self._stream.goodbye()])
-        self._give_up("was closed")
-        if threading.current_thread() is not self._receiver:
-            self._receiver.join()
-            self._socket.close()
-
-    def abort(self) -> None:
-        """End the connection at once: what is under way fails. `close` is still to be called."""
-        self._give_up("was closed")
-
-    # -- the thread that receives ------------------------------------------------------------------
-
-    def _receive(self) -> None:
-        why = "the server closed the connection"
-        try:
-            while size := self._link.receive(self._stream.buffer()):
-                self._stream.received(size)
-                self._tell_finished()
-        except NbdError as error:
-            why = str(error)
-        except OSError as error:
-            why = f"the connection broke: {error.strerror or error}"
-        except MemoryError:
-            why = "no memory for an answer"
-        finally:
-            self._give_up(why)
-            with self._sending:
-                self._ended = True  # from now on a sender ends its request itself
-            assert self._lost is not None
-            self._stream.lost(self._lost)
-            self._tell_finished()
-
-    def _tell_finished(self) -> None:
-        finished, self._stream.finished = self._stream.finished, []
-        for request in finished:
-            self._end(request)
-
-    def _end(self, request: Request) -> None:
-        with self._idle:
-            self._waiting -= 1
-            if not self._waiting:
-                self._idle.notify_all()
-        _tell(request)
-
-    def _give_up(self, why: str) -> None:
-        """The connection is of no use any more; the thread that receives ends the rest."""
-        with self._idle:
-            if self._lost is None:
-                self._lost = ConnectionLost(f"{self.uri.where}: {why}")
-            self._idle.notify_all()
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
+    def _say_goodbye(self) -> None:
+        with self._sending:
+            self._link.send([self._transmission.goodbye()])
 
 
 def list_exports(uri: Uri, *, timeout: float = 10.0) -> list[Listed]:
@@ -214,12 +102,6 @@ def list_exports(uri: Uri, *, timeout: float = 10.0) -> list[Listed]:
         link.send(negotiation.out)  # ABORT; the server may be gone already
     assert negotiation.listed is not None
     return negotiation.listed
-
-
-def _tell(request: Request) -> None:
-    done, request.done = request.done, None
-    if done is not None:
-        done(request)
 
 
 # -- sockets ---------------------------------------------------------------------------------------
@@ -314,10 +196,3 @@ def _connect(uri: Uri, timeout: float) -> socket.socket:
     except (OSError, UnicodeError) as error:
         words = getattr(error, "strerror", None) or error
         raise UserdiskError(f"{uri.where}: cannot connect: {words}") from None
-
-
-def _let_sends_end(sock: socket.socket, seconds: float) -> None:
-    """Receiving waits as long as it takes, sending does not."""
-    sock.settimeout(None)
-    with contextlib.suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(seconds), 0))
