@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.kit.nbd_link import Link
 from tests.kit.units import InlineRamUnit, LiveRamUnit
@@ -188,3 +190,54 @@ def test_a_disk_that_grew_ends_where_the_client_was_told() -> None:
         assert not link.write(end - SIZE, DATA)
         assert unit.memory[end - SIZE :] == DATA + bytes(end)
         assert free(link) == PROCESS_LIMIT
+
+
+_SIZES = [512, 4096, 15872, 16 << 10, 100 << 10, 250 << 10, 300 << 10, 700 << 10, 1 << 20]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    requests=st.lists(
+        st.tuples(st.sampled_from([READ, WRITE]), st.sampled_from(_SIZES), st.integers(0, 2048)),
+        min_size=1,
+        max_size=12,
+    ),
+    piece=st.sampled_from([0, 11_003, 70_001]),
+    replies=st.sampled_from(list(Replies)),
+)
+def test_any_run_of_requests(
+    requests: list[tuple[Command, int, int]], piece: int, replies: Replies
+) -> None:
+    """All sent at once, received in pieces: each answer shows what was written before it."""
+    unit = InlineRamUnit(block_count=4096, max_transfer_length=1 << 20)
+    model = bytearray(unit.memory)
+    with Link(unit, replies, piece=piece) as link:
+        sent, expected = [], []
+        for number, (command, size, block) in enumerate(requests):
+            offset = block * 512
+            data = DATA[number : number + 256] * (size // 256) if command is WRITE else b""
+            request = link.request(command, offset, size, 0, data)
+            sent.append((request, offset, size if command is READ else 0))
+            if command is WRITE:
+                model[offset : offset + size] = data
+            expected.append(bytes(model[offset : offset + size]) if command is READ else b"")
+        answers = link.answers(sent)
+        assert [answer.error for answer in answers] == [0] * len(requests)
+        assert [bytes(answer.data) for answer in answers] == expected
+        assert unit.memory == model
+        link.connection.take_output()  # the last has been sent
+        link.connection.buffer()
+        assert free(link) == PROCESS_LIMIT
+
+
+def test_a_connection_that_waits_has_no_long_buffer() -> None:
+    unit = InlineRamUnit(block_count=8192, max_transfer_length=1 << 20)
+    with Link(unit) as link:
+        usual = link.connection.incoming.buffer
+        for size in (512 << 10, 1 << 20):
+            request = link.request(WRITE, 0, size, 0, DATA[:256] * (size // 256))
+            link.send(request[:-5])
+            assert len(link.connection.incoming.buffer) > size
+            assert not link.answers([(request[-5:], 0, 0)])[0].error
+            link.connection.buffer()
+            assert link.connection.incoming.buffer is usual

@@ -64,7 +64,8 @@ class Connection:
         self.phase = Phase.NEGOTIATION
         self.reason = ""
         self.out = Outgoing()
-        self.counters = Tally()
+        self.counters = Tally(environment.clock)
+        self.sampler = self.counters.sampler
         self.more = False
         self.quiet = False
         self.service: Service
@@ -143,6 +144,7 @@ class Connection:
     def received(self, count: int) -> None:
         """`count` bytes are in `buffer()`: handle what is complete."""
         self._received += 1
+        self.sampler.batch()
         if self.quiet:
             incoming = self.incoming
             incoming.end = count
@@ -393,10 +395,12 @@ class Connection:
 
     def _land(self, request: Request) -> bool:
         """Go on with a plain WRITE, if all of its data is here."""
-        if not self.incoming.has(request.length):
+        data = self.incoming.gather(request.length)
+        if data is None:
             return False
         self._landing = None
-        if not fast_path.landed(self, request, self._landing_era):
+        if not fast_path.landed(self, request, data, self._landing_era):
+            self.incoming.start -= request.length
             self.tasks.start(request, request.length, self._landing_era)
         return True
 

@@ -261,7 +261,7 @@ def lands(service: Service, request: Request) -> bool:
     )
 
 
-def landed(connection: Connection, request: Request, era: Era) -> bool:
+def landed(connection: Connection, request: Request, data: memoryview, era: Era) -> bool:
     """Its data is here: write it. False: that is not so plain any more, and nothing was done."""
     service, out, tasks = connection.service, connection.out, connection.tasks
     gate = service.gate
@@ -269,14 +269,12 @@ def landed(connection: Connection, request: Request, era: Era) -> bool:
         return False
     if gate.restraint is not None or not connection.enter(gate) or gate.restraint is not None:
         return False
-    piece = connection.incoming.take(request.length)
-    assert piece is not None, "called when it is here"
     if out.live:
         out.settle()
     try:
         if era.over is not None:
             raise era.over()
-        gate.unit.write(request.offset >> service.shift, piece.view, False)
+        gate.unit.write(request.offset >> service.shift, data, False)
     except BaseException as error:
         tasks.fail(request, Kind.WRITE, error)
     else:
@@ -284,7 +282,5 @@ def landed(connection: Connection, request: Request, era: Era) -> bool:
         counters = connection.counters[gate]
         counters.writes += 1
         counters.written_bytes += request.length
-    if piece.buffer is not None:
-        connection.environment.buffers.give(piece.buffer)
     tasks.forgo(request)
     return True

@@ -267,7 +267,7 @@ class Tasks:
         if connection.out.live and operation.kind not in LOOKING:
             connection.out.settle()  # what earlier reads found, wherever this one runs
         if gate.runs_inline(operation) and connection.enter(gate):
-            gate.run(operation)
+            connection.sampler.run(gate.run, operation)
             return self._outcome(task, operation, here=True)
         if operation.data is not None and task.piece is not None and not task.piece.landed:
             operation.data = memoryview(bytes(operation.data))  # the receive buffer is used again
@@ -294,13 +294,13 @@ class Tasks:
         """The checked result of an operation; raises its `StorageError`."""
         gate = self._gate
         kind, size = operation.kind, operation.blocks << self._service.shift
-        if operation.error is not None:
-            raise gate.failed(operation.error, kind) from operation.error
         counters = self._connection.counters[gate]
+        if operation.error is not None:
+            counters.failed(kind, operation.error)
+            raise gate.failed(operation.error, kind) from operation.error
+        counters.done(operation, size, inline=here)
         if kind is Kind.READ:
             data = gate.checked_read(operation.result, size)
-            counters.reads += 1
-            counters.read_bytes += size
             if here and gate.unit.live_reads:
                 alone = gate.all_inline and not gate.shared
                 view = type(data) is memoryview  # else nobody would copy it later
@@ -308,20 +308,15 @@ class Tasks:
                     return bytes(data)
                 self._connection.out.live = True
             return data
-        if kind is Kind.WRITE:
-            counters.writes += 1
-            counters.written_bytes += size
-        elif kind is Kind.FLUSH:
-            counters.flushes += 1
-        elif kind is Kind.UNMAP:
-            counters.unmaps += 1
         return operation.result
 
     # -- replies -------------------------------------------------------------------------------
 
     def fail(self, request: Request, kind: Kind, error: BaseException) -> None:
         """Answer a request whose operation, of this kind, was run on the fast path and failed."""
-        self._connection.counters[self._gate].commands += 1
+        counters = self._connection.counters[self._gate]
+        counters.commands += 1
+        counters.failed(kind, error)
         self._answer(self._failure(request, self._gate.failed(error, kind)))
 
     def _failure(self, request: Request, failure: StorageError) -> list[Buffer]:
