@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,7 @@ class Dispatcher:
 
     def submit(self, operation: Operation) -> None:
         """Queue an operation whose `done` is set."""
+        operation.asked = time.monotonic()
         with self._changed:
             operation.queued = True
             self._queue.append(operation)
@@ -217,10 +219,12 @@ class Dispatcher:
                     turns.leave_alone()
             else:
                 turns.enter()
+                began = time.monotonic()
                 try:
                     self._perform(taken)
                 finally:
                     turns.leave()
+                _stamp(taken, began)
             self._ended(taken)
 
     def _perform(self, operations: Sequence[Operation]) -> None:
@@ -276,6 +280,7 @@ class Dispatcher:
             await asyncio.wait(tasks)
 
     async def _perform_async(self, operations: Sequence[Operation]) -> None:
+        began = time.monotonic()
         if self.refuse(operations):
             pass
         elif self._batching and operations[0].kind is not Kind.EXCLUSIVE:
@@ -289,6 +294,7 @@ class Dispatcher:
             _fail(operations, RuntimeError("batch() left the operation out"))
         else:
             await operations[0].perform_async(self._unit)
+        _stamp(operations, began)
         self._ended(operations)
 
     def _poke(self) -> None:
@@ -303,6 +309,13 @@ class Dispatcher:
 def _finish(operation: Operation) -> None:
     assert operation.done is not None
     operation.done(operation)
+
+
+def _stamp(operations: Sequence[Operation], began: float) -> None:
+    """Those that a batch ran together took the same time."""
+    ended = time.monotonic()
+    for operation in operations:
+        operation.began, operation.ended = began, ended
 
 
 def _fail(operations: Sequence[Operation], error: BaseException) -> None:

@@ -62,10 +62,12 @@ class Operation:
 
     Attributes:
         era: when its command began; None: no command's.
+        asked, began, ended: seconds, if it was timed; `ended` is 0.0 if it was not.
     """
 
-    __slots__ = ("blocks", "data", "done", "era", "error", "extents", "fua", "gate", "kind", "lba",
-                 "offload", "performed", "queued", "result")  # fmt: skip
+    __slots__ = ("asked", "began", "blocks", "data", "done", "ended", "era", "error", "extents",
+                 "fua", "gate", "kind", "lba", "offload", "performed", "queued",
+                 "result")  # fmt: skip
 
     def __init__(
         self,
@@ -93,6 +95,7 @@ class Operation:
         self.done: Callable[[Operation], None] | None = None
         self.performed = False  #: `result` or `error` holds
         self.queued = False  # waiting in a dispatcher: may still be cancelled
+        self.asked = self.began = self.ended = 0.0
 
     def call(self, unit: StorageUnit) -> Any:
         """Call the unit's method; returns what it returns (a coroutine if it is `async def`)."""

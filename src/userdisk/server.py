@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 from userdisk.budget import PROCESS_LIMIT, Budget, Buffers
 from userdisk.counters import Tally
@@ -28,7 +30,7 @@ from userdisk.nbd.connection import Connection as NbdConnection
 from userdisk.nbd.environment import Environment as NbdEnvironment
 from userdisk.nbd.environment import TlsMode
 from userdisk.nbd.export import Export
-from userdisk.portal import Accept, HostPort, Portals, Post
+from userdisk.portal import Accept, Connection, HostPort, Portals, Post
 from userdisk.scsi.port_groups import AccessState, Cause
 from userdisk.spd.connection import Connection as SpdConnection
 from userdisk.spd.pipe import Pipe
@@ -110,7 +112,12 @@ class Server:
         self._settings = Settings(digests=digests)
         budget, buffers = Budget(PROCESS_LIMIT, threading.Lock()), Buffers(threading.Lock())
         self._nbd_environment = NbdEnvironment(
-            exports=self._exports, tls=_mode(tls), budget=budget, buffers=buffers, report=_report
+            exports=self._exports,
+            tls=_mode(tls),
+            budget=budget,
+            buffers=buffers,
+            report=_report,
+            clock=time.monotonic,
         )
         self._environment = Environment(
             targets=self._targets,
@@ -121,6 +128,7 @@ class Server:
             budget=budget,
             buffers=buffers,
             report=_report,
+            clock=time.monotonic,
         )
         self._portals = Portals()
         self._units = units
@@ -234,20 +242,21 @@ class Server:
 
     def _iscsi_connection(self, tag: int) -> Accept:
         def accept(local: HostPort, remote: HostPort, post: Post, now: float) -> IscsiConnection:
-            return IscsiConnection(self._environment, Peer(local, remote, tag), post, now)
+            connection = IscsiConnection(self._environment, Peer(local, remote, tag), post, now)
+            return _named(connection, "iscsi", remote)
 
         return accept
 
     def _nbd_connection(
         self, local: HostPort, remote: HostPort, post: Post, now: float
     ) -> NbdConnection:
-        return NbdConnection(self._nbd_environment, post, now)
+        return _named(NbdConnection(self._nbd_environment, post, now), "nbd", remote)
 
     def _spd_connection(self, gate: Gate) -> Accept:
-        pipe = Pipe(gate, self._environment.budget, _report)
+        pipe = Pipe(gate, self._environment.budget, _report, clock=time.monotonic)
 
         def accept(local: HostPort, remote: HostPort, post: Post, now: float) -> SpdConnection:
-            return SpdConnection(pipe, post, now)
+            return _named(SpdConnection(pipe, post, now), "spd", remote)
 
         return accept
 
@@ -273,6 +282,15 @@ class Server:
     def _find(self, tag: int, name: str) -> Found | None:
         target = self._targets.get(name.lower())
         return None if target is None else Found(target.name.lower(), target.alias, tag)
+
+
+_C = TypeVar("_C", bound=Connection)
+
+
+def _named(connection: _C, protocol: str, remote: HostPort) -> _C:
+    """Say for the counters whose connection it is; iSCSI knows better after the login."""
+    connection.counters.protocol, connection.counters.client = protocol, remote[0]
+    return connection
 
 
 def _mode(tls: ServerTls | None) -> TlsMode:

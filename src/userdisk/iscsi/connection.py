@@ -76,7 +76,8 @@ class Connection:
         self.negotiated: Negotiated
         self.text: TextNegotiation
         self.paths: dict[int, Path] = {}
-        self.counters = Tally()
+        self.counters = Tally(environment.clock)
+        self.sampler = self.counters.sampler
         self.out = Outgoing()
         self.tasks: Tasks = Tasks(self)
         self.incoming = Incoming(_LOGIN_BUFFER, _LOGIN_SEGMENT, self.tasks.destination)
@@ -100,6 +101,7 @@ class Connection:
     def received(self, count: int) -> None:
         """`count` bytes are in `buffer()`: handle every complete PDU."""
         self._batches += 1
+        self.sampler.batch()
         self.incoming.received(count)
         self.resume()
 
@@ -362,6 +364,7 @@ class Connection:
         """Full feature phase begins: take over what was negotiated."""
         self.phase = Phase.FULL_FEATURE
         self.negotiated = negotiated
+        self.counters.client = negotiated.initiator
         digests = negotiated.header_digest, negotiated.data_digest
         self.out.begin(negotiated.exp_cmd_sn, negotiated.stat_sn, digests)
         incoming = self.incoming

@@ -41,3 +41,5 @@ class Environment:
     buffers: Buffers
     #: logs what is a bug in userdisk, with its traceback
     report: Callable[[Exception], None]
+    #: seconds, for the times of operations
+    clock: Callable[[], float] = float

@@ -176,11 +176,11 @@ class Tasks:
         path = task.path
         assert path is not None
         gate = path.lu.gate
-        self._count(operation, path.lu)
         if connection.out.live and operation.kind not in LOOKING:
             connection.out.settle()  # what earlier reads found, wherever this one runs
         if operation.gate is None and gate.runs_inline(operation) and connection.enter(gate):
-            gate.run(operation)
+            connection.sampler.run(gate.run, operation)
+            self._count(operation, path.lu, inline=True)
             result = outcome(gate, operation)
             if operation.kind is Kind.READ and gate.unit.live_reads:
                 result = gate.checked_read(result, operation.blocks * path.lu.block_length)
@@ -202,6 +202,8 @@ class Tasks:
     def _ended(self, task: ScsiTask, operation: Operation) -> None:
         """An operation that was handed over has ended; on the owner's thread."""
         self.operating -= 1
+        if task.path is not None:
+            self._count(operation, task.path.lu, inline=False)
         task.finished(operation)
 
     def receive(self, task: ScsiTask, request: Receive) -> Any:
@@ -390,7 +392,9 @@ class Tasks:
         if failure.lba is not None and 0 <= failure.lba - lba < extent[1]:
             lba = failure.lba
         completion = lu.check_condition(sense.from_error(failure, lba))
-        self._connection.counters[lu.gate].failures += 1
+        counters = self._connection.counters[lu.gate]
+        counters.failures += 1
+        counters.failed(kind, error)
         data_in.respond(self._connection, lun, itt, completion, expected, kind is Kind.READ, None)
 
     def _refuse(self, request: Pdu, error: DataOutError) -> None:
@@ -425,19 +429,12 @@ class Tasks:
         lu = self._unit(lun)
         return None if lu is None else lu.gate
 
-    def _count(self, operation: Operation, lu: LogicalUnit) -> None:
+    def _count(self, operation: Operation, lu: LogicalUnit, *, inline: bool) -> None:
         counters = self._connection.counters[lu.gate]
-        size = operation.blocks * lu.block_length
-        if operation.kind is Kind.READ:
-            counters.reads += 1
-            counters.read_bytes += size
-        elif operation.kind is Kind.WRITE and operation.data is not None:
-            counters.writes += 1
-            counters.written_bytes += len(operation.data)
-        elif operation.kind is Kind.FLUSH:
-            counters.flushes += 1
-        elif operation.kind is Kind.UNMAP:
-            counters.unmaps += 1
+        if operation.error is None:
+            counters.done(operation, operation.blocks * lu.block_length, inline=inline)
+        else:
+            counters.failed(operation.kind, operation.error)
 
 
 def _tells_of_failure(data: bytes) -> bool:

@@ -21,6 +21,7 @@ from userdisk.nbd.outgoing import OUTPUT_BUFFERS, OUTPUT_BYTES
 from userdisk.nbd.replies import Replies, Request
 from userdisk.nbd.wire import DONE, Chunk, Command, CommandFlag
 from userdisk.operation import Era, Kind
+from userdisk.timing import EVERY
 
 if TYPE_CHECKING:
     from userdisk.counters import Counters
@@ -151,9 +152,21 @@ def run(connection: Connection) -> None:
     read_length = write_length = -1  # no length is like it
     read_last = read_blocks = write_last = 0
     reads = writes = found = written = 0
-    room = OUTPUT_BUFFERS - len(out.buffers)
+    room = (OUTPUT_BUFFERS - len(out.buffers)) // 2  # requests, of two buffers at most
+    sampler = connection.sampler
+    plain = read, write
+    timing = False  # the next request is timed
+    goal = room - sampler.due  # at this room that begins, or ends
+    stop = max(goal, 0)
 
-    while pos <= last and room > 1:
+    while pos <= last:
+        if room <= stop:
+            if room <= 0:
+                break
+            timing = not timing
+            read, write = sampler.time(*plain) if timing else plain
+            goal = room - (1 if timing else EVERY - 1)
+            stop = max(goal, 0)
         head, cookie, offset, length = unpack(buffer, pos)
 
         if head == read_head:
@@ -162,7 +175,9 @@ def run(connection: Connection) -> None:
                     break
                 read_length, read_last, read_blocks = length, size - length, length >> shift
                 if length > _SMALL:  # where the batch ends if all that follows is like this
-                    room = min(room, 2 * ((OUTPUT_BYTES - out.size - found) // length + 1))
+                    less = max(room - (OUTPUT_BYTES - out.size - found) // length - 1, 0)
+                    room, goal = room - less, goal - less
+                    stop = max(goal, 0)
             if offset > read_last or offset & mask:
                 break
             pos += header_length
@@ -196,7 +211,7 @@ def run(connection: Connection) -> None:
                 append(data)
                 reads += 1
                 found += length
-                room -= 2
+                room -= 1
                 continue
 
         elif head == write_head:
@@ -238,6 +253,7 @@ def run(connection: Connection) -> None:
         connection.tasks.fail(Request(0, command, cookie, offset, length), kind, failure)
         room -= 1
 
+    sampler.due = (EVERY - 1 if room == goal else 0) if timing else room - goal
     incoming.start = pos
     out.live = viewed
     out.size += found + reads * read_header + writes * done_header
@@ -247,6 +263,8 @@ def run(connection: Connection) -> None:
     if writes:
         counters.writes += writes
         counters.written_bytes += written
+    if sampler.sample is not None:
+        counters.take(sampler)
 
 
 def lands(service: Service, request: Request) -> bool:
@@ -264,7 +282,7 @@ def lands(service: Service, request: Request) -> bool:
 def landed(connection: Connection, request: Request, data: memoryview, era: Era) -> bool:
     """Its data is here: write it. False: that is not so plain any more, and nothing was done."""
     service, out, tasks = connection.service, connection.out, connection.tasks
-    gate = service.gate
+    gate, sampler = service.gate, connection.sampler
     if request.offset + request.length > gate.parameters.size:
         return False
     if gate.restraint is not None or not connection.enter(gate) or gate.restraint is not None:
@@ -274,7 +292,10 @@ def landed(connection: Connection, request: Request, data: memoryview, era: Era)
     try:
         if era.over is not None:
             raise era.over()
-        gate.unit.write(request.offset >> service.shift, data, False)
+        write = gate.unit.write
+        if sampler.chosen():
+            _, write = sampler.time(gate.unit.read, write)
+        write(request.offset >> service.shift, data, False)
     except BaseException as error:
         tasks.fail(request, Kind.WRITE, error)
     else:
@@ -282,5 +303,6 @@ def landed(connection: Connection, request: Request, data: memoryview, era: Era)
         counters = connection.counters[gate]
         counters.writes += 1
         counters.written_bytes += request.length
+        counters.take(sampler)
     tasks.forgo(request)
     return True

@@ -76,7 +76,7 @@ class Connection:
     def __init__(self, pipe: Pipe, post: Callable[[Callable[[], None]], None], now: float) -> None:
         self.reason = ""
         self.out = _Output()
-        self.counters = Tally()
+        self.counters = Tally(pipe.clock)
         self.more = False
         self.opening = True
         self.closing = self.closed = False
@@ -137,6 +137,7 @@ class Connection:
         """`count` bytes are in `buffer()`: handle what is complete."""
         self._end += count
         self._received += 1
+        self.counters.sampler.batch()
         self.resume()
 
     def resume(self) -> None:
@@ -323,8 +324,8 @@ class Connection:
             raise refusal
         operation.era = task.era
         if gate.runs_inline(operation) and self._enter_gate():
-            gate.run(operation)
-            return self._outcome(operation)
+            self.counters.sampler.run(gate.run, operation)
+            return self._outcome(operation, inline=True)
         if operation.data is not None:
             operation.data = memoryview(bytes(operation.data))  # the receive buffer is used again
         self._operating += 1
@@ -338,7 +339,7 @@ class Connection:
         task.operation = None
         value, error = None, None
         try:
-            value = self._outcome(operation)
+            value = self._outcome(operation, inline=False)
         except StorageError as failure:
             error = failure
         if self.closed:
@@ -346,25 +347,18 @@ class Connection:
         else:
             self._run(task, value, error)
 
-    def _outcome(self, operation: Operation) -> Any:
+    def _outcome(self, operation: Operation, *, inline: bool) -> Any:
         """The checked result of an operation; raises its `StorageError`."""
         gate, kind = self._gate, operation.kind
-        if operation.error is not None:
-            raise gate.failed(operation.error, kind) from operation.error
         counters = self.counters[gate]
+        if operation.error is not None:
+            counters.failed(kind, operation.error)
+            raise gate.failed(operation.error, kind) from operation.error
         size = operation.blocks * self._device.announced.block_length
+        counters.done(operation, size, inline=inline)
         if kind is Does.READ:
             data = gate.checked_read(operation.result, size)
-            counters.reads += 1
-            counters.read_bytes += size
             return bytes(data) if gate.unit.live_reads else data
-        if kind is Does.WRITE:
-            counters.writes += 1
-            counters.written_bytes += size
-        elif kind is Does.FLUSH:
-            counters.flushes += 1
-        else:
-            counters.unmaps += 1
         return operation.result
 
     def _end_task(self, task: _Task, status: Status, payload: Buffer) -> None:

@@ -22,12 +22,14 @@ class Pipe:
         budget: bytes of data under way, over all connections of the server.
         report: logs what is a bug in userdisk, with its traceback.
         read_only: refuse to change it, even if the unit could be written.
+        clock: seconds, for the times of operations.
     """
 
     gate: Gate
     budget: Budget
     report: Callable[[Exception], None]
     read_only: bool = False
+    clock: Callable[[], float] = float
 
     @property
     def parameters(self) -> Parameters:
