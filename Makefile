@@ -16,6 +16,7 @@ TOOLS_TESTS := $(wildcard $(addprefix tests/,dotnet scenarios scsitool stgtest \
 	backend/test_iscsi.py backend/test_spd.py cli/test_scsitool.py cli/test_stgtest.py \
 	guest/test_stgtest_crash.py iscsi/test_initiator_hostile.py spd/test_connection.py \
 	test_initiator*.py))
+LAUNCHER_TESTS := $(wildcard $(addprefix tests/,console desktop launcher/system telemetry/system))
 CORE_TESTS := $(wildcard $(addprefix tests/,attach bench cli conformance docs interop guest \
 	iscsi/test_data_out.py iscsi/test_fast_path_checks.py iscsi/test_residuals.py \
 	iscsi/test_fuzz*.py target/test_operations.py target/test_*fuzz.py test_conftest.py \
@@ -23,14 +24,14 @@ CORE_TESTS := $(wildcard $(addprefix tests/,attach bench cli conformance docs in
 	target/test_*model.py target/test_*oracle.py testing \
 	test_block_sessions.py test_fencing.py test_portal_groups.py test_resize.py \
 	test_server_medium.py))
-SYSTEM_TESTS := $(CORE_TESTS) $(NBD_TESTS) $(TOOLS_TESTS)
+SYSTEM_TESTS := $(CORE_TESTS) $(NBD_TESTS) $(TOOLS_TESTS) $(LAUNCHER_TESTS)
 # Where others share the machine a test with real servers may be late: there it may try twice, and
 # the summary lists it (RERUN).
 AGAIN := $(if $(CI),--reruns 1 -r fER)
 SOURCES := $(wildcard src tests bench examples)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages check format unit core nbd tools scenarios test conformance fuzz bench demo dotnet clean
+.PHONY: help setup packages check format unit core nbd tools launcher scenarios test conformance fuzz bench demo dotnet clean
 
 help: ## this text
 	@echo 'make TARGET, where TARGET is one of'
@@ -90,10 +91,13 @@ nbd: setup packages ## NBD with other people's clients, servers and kernels
 tools: setup packages ## the tools, the pipe protocol and its other languages
 	$(BIN)/python -m pytest -q $(AGAIN) $(TOOLS_TESTS)
 
+launcher: setup packages ## the launcher, the desktop, the console, metrics and traces
+	$(BIN)/python -m pytest -q $(AGAIN) $(LAUNCHER_TESTS)
+
 scenarios: setup packages ## WinSpd's own test list, on rawdisk in Python and in C#
 	$(BIN)/python -m pytest -v tests/scenarios
 
-test: unit core nbd tools ## every test but the conformance suite
+test: unit core nbd tools launcher ## every test but the conformance suite
 
 conformance: setup packages ## libiscsi's suite against every kind of disk; CONFORMANCE='1 2' for some
 	$(BIN)/python -m tests.conformance $(CONFORMANCE)
