@@ -113,7 +113,7 @@ def _state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def unit_of(disk: OldDisk, monkeypatch: pytest.MonkeyPatch) -> iscsi.IscsiUnit:
-    monkeypatch.setattr(iscsi.IscsiUnit, "_login", lambda self: disk)
+    monkeypatch.setattr(iscsi.IscsiUnit, "_connect", lambda self: disk)
     return iscsi.IscsiUnit("iscsi://127.0.0.1/iqn.2026-11.example:old/0")
 
 
@@ -212,6 +212,52 @@ def test_a_disk_that_lost_its_power(monkeypatch: pytest.MonkeyPatch) -> None:
     unit.write(1, block(b"a"), False)
     disk.answers = [(0x28, 2, _POWER_ON)]
     unit.read(1, 1, False)
+    with pytest.raises(WriteError, match="may be lost"):
+        unit.flush()
+    unit.flush()
+
+
+def test_a_disk_that_loses_its_power_under_a_flush(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = OldDisk()
+    unit = unit_of(disk, monkeypatch)
+    unit.write(1, block(b"a"), False)
+    disk.answers = [(0x35, 2, _POWER_ON)]
+    with pytest.raises(WriteError, match="may be lost"):
+        unit.flush()
+    unit.flush()
+    disk.answers = [(0x35, 2, _POWER_ON)]
+    unit.flush()  # nothing was in the cache
+    disk.answers = [(0x2A, 2, _POWER_ON)]
+    unit.write(1, block(b"a"), False)  # it came after the loss
+    unit.flush()
+
+
+def test_fua_with_a_flush_under_which_the_power_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = OldDisk()
+    unit = unit_of(disk, monkeypatch)
+    disk.answers = [(0x35, 2, _POWER_ON)]
+    unit.write(1, block(b"a"), True)
+    assert disk.log == ["write 1 1", "flush", "write 1 1", "flush"]
+    disk.answers = [(0x35, 2, _POWER_ON)] * 2
+    with pytest.raises(NotReady, match="lost its cache"):
+        unit.write(1, block(b"a"), True)
+
+
+def test_a_write_that_is_answered_when_the_power_was_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another command has learned of it before the answer is looked at."""
+    disk = OldDisk()
+    unit = unit_of(disk, monkeypatch)
+    execute = disk.execute
+
+    def late(cdb: bytes, **options: Any) -> Task:
+        done = execute(cdb, **options)
+        if cdb[0] == 0x2A:
+            disk.answers = [(0x28, 2, _POWER_ON)]
+            unit.read(1, 1, False)
+        return done
+
+    monkeypatch.setattr(disk, "execute", late)
+    unit.write(1, block(b"a"), False)
     with pytest.raises(WriteError, match="may be lost"):
         unit.flush()
     unit.flush()
