@@ -90,7 +90,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "request_client": {"errors", "unit"},
     "spd_client": {"errors", "unit", "named_pipe", "spd", "request_client"},
     "nbd_client": {"errors", "unit", "operation", "nbd", "tls", "tls_link", "request_client"},
-    "attach": {"errors", "unit", "operation", "gate", "identity", "backend", "nbd", "nbd_client"},
+    "attach": {
+        "errors",
+        "unit",
+        "operation",
+        "gate",
+        "identity",
+        "backend",
+        "nbd",
+        "nbd_client",
+        "control",
+    },
     "testing": {"errors", "unit", "operation", "gate"},
     "scsitool": {
         "errors",
@@ -122,6 +132,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "doctor": {"errors", "attach"},
     "control": {"errors"},
+    "launcher": {"errors", "control", "attach"},
     "cli": {
         "errors",
         "unit",

@@ -1,0 +1,1 @@
+"""The launcher: a service that starts, supervises and stops units, each in processes of its own."""
