@@ -1,0 +1,1 @@
+"""Opening disk images from a desktop: what file managers are told, and what a click does."""

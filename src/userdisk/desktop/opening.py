@@ -1,0 +1,158 @@
+"""What a click on an image, or on Eject, does: ask a launcher, the system's first.
+
+No process is started here. A launcher that is not there, or that has no class for the image, or
+that refuses, leads to the next one; what each said is in the error if none could do it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeVar
+
+from userdisk.errors import UsageError, UserdiskError
+
+_T = TypeVar("_T")
+
+_NO_LAUNCHER: Final = "no launcher runs; `sudo userdisk launcher install` starts the system's"
+
+
+class Absent(UserdiskError):
+    """No launcher answers there."""
+
+
+class Refused(UserdiskError):
+    """A launcher does not let this user do it, or does not know of it: another one might."""
+
+
+@dataclass(frozen=True, slots=True)
+class DiskClass:
+    """A class of disks, as far as opening images needs it."""
+
+    name: str
+    opens: tuple[str, ...]  #: endings of file names, each with its dot
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """An instance of a class."""
+
+    id: str
+    name: str  #: the path of its image
+    mountpoints: tuple[str, ...] = ()
+    last_error: str = ""
+
+
+class Launcher(Protocol):
+    """A launcher. Each method blocks, and raises `Absent`, `Refused` and `UserdiskError`."""
+
+    @property
+    def title(self) -> str:
+        """Whose it is, for people."""
+        ...
+
+    def classes(self) -> Sequence[DiskClass]:
+        """The classes that this user may start."""
+        ...
+
+    def disks(self) -> Sequence[Disk]:
+        """What runs, as far as this user may know."""
+        ...
+
+    def start(self, kind: str, path: str) -> Disk:
+        """Start the disk of an image, or find it running."""
+        ...
+
+    def mount(self, disk: Disk) -> Disk:
+        """Mount it where the launcher mounts disks of this user."""
+        ...
+
+    def eject(self, disk: Disk, force: bool) -> None:
+        """Unmount, flush and stop it."""
+        ...
+
+
+def image_path(path: str) -> str:
+    """The one path of an image, through links. Raises `UsageError` if it is no image."""
+    real = os.path.realpath(path)
+    try:
+        mode = os.stat(real).st_mode
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    except ValueError:
+        raise UsageError(f"{path!r}: not a path") from None
+    if stat.S_ISDIR(mode):
+        raise UsageError(f"{path}: a folder, not a disk image")
+    if not stat.S_ISREG(mode):
+        raise UsageError(f"{path}: not a file")
+    return real
+
+
+def extension(path: str) -> str:
+    """The ending of a file's name in lower case, with its dot; empty if it has none."""
+    return os.path.splitext(os.path.basename(path))[1].lower()
+
+
+def open_image(path: str, launchers: Sequence[Launcher]) -> str:
+    """Start and mount the image's disk, or find it mounted; returns the folder.
+
+    Blocks. Raises `UsageError` if it is no image, `UserdiskError` if no launcher could do it.
+    """
+    real = image_path(path)
+    ending = extension(real)
+
+    def mounted(launcher: Launcher) -> str | None:
+        kind = next((each.name for each in launcher.classes() if ending in each.opens), None)
+        if kind is None:
+            return None
+        disk = launcher.start(kind, real)
+        if not disk.mountpoints:
+            disk = launcher.mount(disk)
+        if not disk.mountpoints:
+            reason = disk.last_error or "nothing on it can be mounted"
+            raise UserdiskError(f"{path}: {reason}")
+        return disk.mountpoints[0]
+
+    return _first(path, launchers, mounted, f"no class of disks opens {ending or 'such files'}")
+
+
+def eject(path: str, launchers: Sequence[Launcher], *, force: bool) -> str:
+    """Eject the disk that is mounted on a folder, or whose image a file is; returns its name.
+
+    Blocks. Raises `UserdiskError`: it is in use, or is no disk of these launchers.
+    """
+    real = os.path.realpath(path)
+
+    def ejected(launcher: Launcher) -> str | None:
+        for disk in launcher.disks():
+            if real == disk.name or real in disk.mountpoints:
+                launcher.eject(disk, force)
+                return disk.name
+        return None
+
+    return _first(path, launchers, ejected, "no disk of userdisk is mounted there")
+
+
+def _first(
+    path: str, launchers: Sequence[Launcher], act: Callable[[Launcher], _T | None], nothing: str
+) -> _T:
+    refusals = []
+    there = 0
+    for launcher in launchers:
+        try:
+            found = act(launcher)
+        except Absent:
+            continue
+        except Refused as error:
+            refusals.append(str(error))
+        else:
+            if found is not None:
+                return found
+        there += 1
+    if refusals:
+        raise UserdiskError(f"{path}: {'; '.join(refusals)}")
+    if there:
+        raise UserdiskError(f"{path}: {nothing}")
+    raise UserdiskError(f"{path}: {_NO_LAUNCHER}")
