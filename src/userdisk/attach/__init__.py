@@ -5,6 +5,7 @@ fuse           the FUSE protocol, pure            fuse_server   its thread
 loop           loop devices                       fuse_loop     a way to attach: both together
 block, mounts  what the kernel says               release       unmounting what is on a device
 state          what is attached                   process       the attaching process
+resize         another size, while it is attached
 launch         starting that process              eject         finding, and taking away
 filesystem     mkfs and mount
 """
@@ -31,6 +32,10 @@ class Attachment(Protocol):
 
     def open(self) -> Path:
         """Make the block device, all or nothing; returns its path."""
+        ...
+
+    def resize(self, size: int) -> None:
+        """Show so many bytes from now on; not beside `close`. Raises `UserdiskError`, `OSError`."""
         ...
 
     def close(self) -> list[str]:

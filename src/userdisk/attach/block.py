@@ -2,10 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
+
+_FLUSH_BUFFERS: Final = 0x1261  # BLKFLSBUF
+
+
+def size(device: Path) -> int:
+    """How many bytes the device has now. Raises `OSError`."""
+    descriptor = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.lseek(descriptor, 0, os.SEEK_END)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def emptied(device: Path) -> Iterator[None]:
+    """Within, no file system, swap or device mapper takes the device or a partition of it.
+
+    What was written to it is with the driver and flushed, and nothing of it is cached. Raises
+    `OSError`: EBUSY if somebody has taken it.
+    """
+    descriptor = os.open(device, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+        fcntl.ioctl(descriptor, _FLUSH_BUFFERS)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def partitions(device: Path) -> list[Path]:

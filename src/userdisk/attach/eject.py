@@ -62,6 +62,8 @@ def eject(entry: Entry, *, force: bool, timeout: float) -> list[str]:
     if entry.status == "failed":
         entry.folder.remove()
         return [f"{entry.record.unit} was ejected before: {entry.record.failed}"]
+    if not force:
+        release.refuse_open(entry.devices, "end that first, or use --force")
     remarks = release.release(entry.devices, force=force)
     with state.opened_process(entry.record.pid, entry.record.start_time) as process:
         if process is not None:

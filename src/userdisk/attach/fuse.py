@@ -41,7 +41,7 @@ _MINOR: Final = 31
 _MIN_MAX_WRITE: Final = 4096  # the kernel raises anything lower to this
 _PAGE: Final = 4096
 _MAX_BACKGROUND: Final = 128
-_FOREVER: Final = 1 << 30  # seconds that names and attributes stay valid: nothing ever changes
+_FOREVER: Final = 1 << 30  # seconds that names, and the folder's attributes, stay valid
 _EXTENT_WINDOW: Final = 1 << 30  # bytes asked of `extents` at a time
 
 
@@ -166,6 +166,10 @@ class FuseDisk:
             Code.LSEEK: self._lseek,
         }
 
+    def resize(self, size: int) -> None:
+        """The disk has so many bytes from now on; the kernel asks for them with GETATTR."""
+        self._size = size
+
     def receive(self, message: memoryview) -> Reply | Steps | None:
         """Handle one message: the reply, the steps that lead to one, or None if none is due.
 
@@ -215,13 +219,13 @@ class FuseDisk:
     def _lookup(self, unique: int, node: int, body: memoryview) -> Reply:
         if node != ROOT or bytes(body).rstrip(b"\0") != FILE_NAME:
             return failure(unique, errno.ENOENT)
-        entry = _ENTRY.pack(DISK, 0, _FOREVER, _FOREVER, 0, 0)
+        entry = _ENTRY.pack(DISK, 0, _FOREVER, _valid(DISK), 0, 0)
         return success(unique, entry + self._attributes(DISK))
 
     def _getattr(self, unique: int, node: int, body: memoryview) -> Reply:
         if node not in (ROOT, DISK):
             return failure(unique, errno.ENOENT)
-        return success(unique, _VALID.pack(_FOREVER, 0, 0) + self._attributes(node))
+        return success(unique, _VALID.pack(_valid(node), 0, 0) + self._attributes(node))
 
     def _attributes(self, node: int) -> bytes:
         if node == ROOT:
@@ -421,6 +425,11 @@ def failure(unique: int, error: int) -> Reply:
 
 def _errno(operation: Operation) -> int:
     return operation.error.errno if isinstance(operation.error, StorageError) else errno.EIO
+
+
+def _valid(node: int) -> int:
+    """Seconds that attributes stay valid: the disk may change its size."""
+    return 0 if node == DISK else _FOREVER
 
 
 def _success(unique: int, node: int, body: memoryview) -> Reply:

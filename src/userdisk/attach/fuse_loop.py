@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from userdisk.attach import loop, mounts
+from userdisk.attach import block, loop, mounts
 from userdisk.attach.device import BlockDevice
 from userdisk.attach.fuse import FILE_NAME
 from userdisk.attach.fuse_server import FuseServer
@@ -91,6 +91,17 @@ class FuseLoop:
             os.close(self._descriptor)
             self._descriptor = -1
         return problems
+
+    def resize(self, size: int) -> None:
+        """See `Attachment.resize`."""
+        assert self._server is not None and self.device is not None
+        self._server.resize(size)
+        os.stat(self._file)  # the kernel asks for the size: the loop driver takes it from there
+        loop.set_capacity(self.device)
+        if (shown := block.size(self.device)) != size:
+            raise UserdiskError(
+                f"{self.device}: has {shown} bytes still; the kernel did not follow"
+            )
 
     @property
     def _file(self) -> Path:

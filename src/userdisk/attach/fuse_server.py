@@ -59,6 +59,10 @@ class FuseServer:
         """Start the thread."""
         self._thread.start()
 
+    def resize(self, size: int) -> None:
+        """See `FuseDisk.resize`; from any thread."""
+        self._disk.resize(size)
+
     def join(self, timeout: float) -> bool:
         """Wait until the mount has gone, at most `timeout` seconds; whether it has."""
         self._thread.join(timeout)

@@ -18,6 +18,7 @@ CONTROL: Final = Path("/dev/loop-control")
 
 _CTL_GET_FREE: Final = 0x4C82
 _CLR_FD: Final = 0x4C01
+_SET_CAPACITY: Final = 0x4C07
 _CONFIGURE: Final = 0x4C0A
 
 #: struct loop_config: descriptor, block_size; loop_info64: device inode rdevice offset sizelimit,
@@ -125,6 +126,17 @@ def detach(device: Path, timeout: float) -> bool:
             return False
         time.sleep(0.01)
     return True
+
+
+def set_capacity(device: Path) -> None:
+    """Have a loop device take the size that its file has now. Raises `OSError`."""
+    descriptor = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.ioctl(descriptor, _SET_CAPACITY)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(device)) from None
+    finally:
+        os.close(descriptor)
 
 
 def _all() -> Iterator[tuple[Path, str]]:

@@ -7,8 +7,9 @@ sends what was not answered, and everything goes on; nobody sees an error. If th
 in time, or cannot (the unit's data went with its process), the disk is lost: all operations fail,
 those that wait and those that come later.
 
-Each request knows the connection it was sent on. What an older connection says of it is ignored:
-it is under way again on the newer one.
+Each request knows the connection it was sent on. What a lost connection says of it is ignored: it
+is under way again on the newer one. A server tells the size once for each connection; so a disk
+that has grown is asked on a new one, and the earlier one stays until what was sent on it has ended.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from userdisk.attach.device import Done
+from userdisk.attach.nbd_extents import extents_of
 from userdisk.errors import Aborted, HardwareError, StorageError, UserdiskError
 from userdisk.nbd.replay import Change, Journal, State
 from userdisk.nbd.uri import Uri
-from userdisk.nbd.wire import Allocation, Command, CommandFlag
+from userdisk.nbd.wire import Command, CommandFlag
 from userdisk.nbd_client import Client, ConnectionLost, Request
 from userdisk.operation import Kind, Operation
-from userdisk.unit import Extent
 
 log = logging.getLogger("userdisk")
 
@@ -69,14 +70,15 @@ class Disk:
 class _Task:
     """One operation on its way: its ranges in order, one request at a time."""
 
-    __slots__ = ("change", "connection", "done", "operation", "ranges")
+    __slots__ = ("change", "connection", "done", "operation", "ranges", "sent")
 
     def __init__(self, operation: Operation | None, done: Done, ranges: list[tuple[int, int]]):
         self.operation = operation  # None: a flush of our own
         self.done = done
         self.ranges = ranges  # (offset, length) of this request and those that follow
         self.change: Change[_Repeat] | None = None
-        self.connection = -1  # on which the request was sent; -1: not yet
+        self.connection = -1  # that the request goes on; -1: not yet
+        self.sent = False
 
 
 @dataclass(slots=True)
@@ -139,6 +141,7 @@ class NbdDevice:
         self._connection = 0
         self._connected = True
         self._later: queue.SimpleQueue[list[_Task] | None] = queue.SimpleQueue()
+        self._earlier: dict[int, Client] = {}  # from before the disk grew, with requests under way
         self._client = self._connect()
         self.max_transfer_length = self._client.maximum // self.block_length * self.block_length
         threading.Thread(target=self._send_later, name="send", daemon=True).start()
@@ -185,11 +188,38 @@ class NbdDevice:
             ended.wait()
         with self._lock:
             self._closing = True
-            client = self._client
-        client.close()
+            clients = [self._client, *self._earlier.values()]
+        for client in clients:
+            client.close()
         self._later.put(None)
         if flush.error is not None:
             raise flush.error
+
+    def grow(self, size: int) -> None:
+        """The unit has so many bytes now, or more: ask it on a connection that knows. Blocks.
+
+        Requests go on meanwhile. One caller at a time. Raises `UserdiskError`; the disk has the
+        size that it had then.
+        """
+        with self._lock:
+            if self._earlier:
+                raise UserdiskError("requests from before it last grew are still under way")
+        client = self._connect()
+        unused: Client | None = client
+        try:
+            if client.size < size:
+                raise UserdiskError(f"its unit has {client.size} bytes, not {size}")
+            with self._lock:
+                if self._lost is not None or self._closing or not self._connected:
+                    raise UserdiskError("it waits for its unit's process, or has lost it")
+                self._earlier[self._connection] = self._client
+                self._connection += 1
+                self._client = client
+                self.size = size
+                unused = self._unused()
+        finally:
+            if unused is not None:
+                unused.close()
 
     def _ranges(self, operation: Operation) -> list[tuple[int, int]]:
         length = self.block_length
@@ -208,6 +238,7 @@ class NbdDevice:
         operation = task.operation
         task.change = None
         task.connection = -1
+        task.sent = False
         if self._disk.persistent and operation is not None and operation.kind in _CHANGING:
             offset, length = task.ranges[0]
             repeat = _Repeat(_COMMANDS[operation.kind], offset, length, operation.data, task)
@@ -221,7 +252,20 @@ class NbdDevice:
         if not self._connected:
             return False
         task.connection = self._connection
+        task.sent = False
         return True
+
+    def _live(self, connection: int) -> Client | None:
+        if not self._connected:
+            return None
+        return self._client if connection == self._connection else self._earlier.get(connection)
+
+    def _unused(self) -> Client | None:
+        """An earlier connection that no request needs any more, for whoever closes it."""
+        for connection in self._earlier:
+            if all(task.connection != connection for task in self._tasks.values()):
+                return self._earlier.pop(connection)
+        return None
 
     def _tasks_of(self, released: list[Change[_Repeat]]) -> list[_Task]:
         tasks = [change.request.task for change in released]
@@ -245,12 +289,14 @@ class NbdDevice:
         for task in tasks:
             operation = task.operation
             kind = Kind.FLUSH if operation is None else operation.kind
-            offset, length = task.ranges[0]
             data = operation.data if operation is not None and kind is Kind.WRITE else None
             with self._lock:
-                client, connection = self._client, self._connection
-                if task.connection != connection or not self._connected:
-                    continue  # lost meanwhile; the recovery sends it
+                connection = task.connection
+                client = self._live(connection)
+                if client is None or task.sent:
+                    continue  # lost meanwhile; the recovery sends it, or has done so
+                task.sent = True
+                offset, length = task.ranges[0]
                 mark = self._journal.flush_begun() if kind is Kind.FLUSH else 0
 
             def ended(
@@ -269,7 +315,7 @@ class NbdDevice:
             return
         operation = task.operation
         with self._lock:
-            if task.connection != connection or not self._connected:
+            if task.connection != connection or self._live(connection) is None:
                 return  # it is, or will be, under way again
             sending: list[_Task] = []
             if task.change is not None:
@@ -286,13 +332,18 @@ class NbdDevice:
             else:
                 self._tasks.pop(task if operation is None else operation, None)
             sending += self._own_flush()
+            unused = self._unused() if self._earlier else None
         if operation is not None and not more:
             operation.error = request.error
             if request.error is None:
-                operation.result = self._result(operation, request)
+                operation.result = request.result
+                if operation.kind is Kind.EXTENTS:
+                    operation.result = extents_of(operation, request, self.block_length)
             task.done(operation)
         if sending:
             self._later.put(sending)
+        if unused is not None:  # closing awaits the thread that this may be
+            threading.Thread(target=unused.close, name="close", daemon=True).start()
 
     def _keep(self, change: Change[_Repeat]) -> None:
         """The change is answered: what its data was lent from may be used again."""
@@ -312,26 +363,6 @@ class NbdDevice:
             return []
         return self._tasks_of(self._journal.flush_answered(mark))
 
-    def _result(self, operation: Operation, request: Request) -> object:
-        if operation.kind is not Kind.EXTENTS:
-            return request.result
-        extents, lba, length = [], operation.lba, self.block_length
-        assert isinstance(request.result, list)
-        for size, flags in request.result:
-            blocks = min(size // length, operation.lba + operation.blocks - lba)
-            if blocks < 1:
-                break
-            extents.append(
-                Extent(
-                    lba,
-                    blocks,
-                    mapped=not flags & Allocation.HOLE,
-                    zero=bool(flags & Allocation.ZERO),
-                )
-            )
-            lba += blocks
-        return extents or [Extent(operation.lba, operation.blocks)]
-
     # -- losing the connection -----------------------------------------------------------------
 
     def process_ended(self) -> None:
@@ -340,7 +371,7 @@ class NbdDevice:
 
     def _lose(self, connection: int) -> None:
         with self._lock:
-            if connection != self._connection or not self._connected or self._closing:
+            if self._live(connection) is None or self._closing:
                 return
             self._connected = False
         threading.Thread(target=self._recover, name="recover", daemon=True).start()
@@ -382,12 +413,13 @@ class NbdDevice:
 
     def _connect(self) -> Client:
         client = Client(self._uri, send_timeout=0)  # a slow unit is only slow
-        disk = self._disk
-        if client.size != disk.size or client.read_only != disk.read_only:
+        disk, size = self._disk, self.size
+        # More than the device shows does no harm: it may have been about to grow.
+        if client.size < size or client.read_only != disk.read_only:
             client.close()
             raise UserdiskError(
-                f"the disk has changed: {client.size} bytes, not {disk.size}"
-                if client.size != disk.size
+                f"the disk has changed: {client.size} bytes, not {size}"
+                if client.size < size
                 else "the disk has changed: one is read-only, the other is not"
             )
         if disk.block_length % client.minimum:
@@ -419,7 +451,9 @@ class NbdDevice:
     def _resume(self, client: Client) -> None:
         """Everything that waits goes on, on the new connection."""
         with self._lock:
-            old, self._client = self._client, client
+            old = [self._client, *self._earlier.values()]
+            self._earlier.clear()
+            self._client = client
             self._connection += 1
             self._connected = True
             sending = []
@@ -427,7 +461,8 @@ class NbdDevice:
                 if task.change is None or task.change.state is State.UNDER_WAY:
                     sending += [task] if self._goes(task) else []
             sending += self._own_flush()
-        old.close()
+        for each in old:
+            each.close()
         self._trouble("")
         self._send(sending)
 

@@ -4,7 +4,8 @@ Theory of operation. SIGINT, SIGTERM and SIGHUP stop it in order: unmount, write
 device away, flush, have the unit's process close the unit, remove the state folder. While the unit
 is being opened they interrupt; later they only wake the main thread, so that nothing is left half
 made. What goes wrong at the end (a flush that fails) stays in the state folder until `list` and
-`eject` have shown it. What goes wrong before is there as well, as the record's `trouble`.
+`eject` have shown it. What goes wrong before is there as well, as the record's `trouble`. Another
+size is asked for on the control socket (`resize`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from userdisk import attach, errors
 from userdisk.attach import daemon, release, state
 from userdisk.attach.device import BlockDevice
 from userdisk.attach.nbd_device import WAIT, Disk, NbdDevice
+from userdisk.attach.resize import Resizing
 from userdisk.attach.state import Folder, Record
 from userdisk.attach.unit_process import UnitProcess
 from userdisk.errors import UserdiskError
@@ -89,6 +91,7 @@ def hold(task: Task, ready: Callable[[Folder, Record], None]) -> list[str]:
         folder.remove()
         raise
     attachment = way.attachment(disk, folder.mount, stop.set)
+    resizing = Resizing(folder.name, task.unit, disk, attachment, notes.unit_pid, notes.resized)
     try:
         device = attachment.open()
         record = notes.update(
@@ -98,8 +101,10 @@ def hold(task: Task, ready: Callable[[Folder, Record], None]) -> list[str]:
             read_only=disk.read_only,
             discards=disk.unmaps and not disk.read_only,
         )
+        resizing.listen(device)
         ready(folder, record)
     except BaseException:
+        resizing.stop()
         attachment.close()
         _close(disk, unit)
         folder.remove()
@@ -107,6 +112,7 @@ def hold(task: Task, ready: Callable[[Folder, Record], None]) -> list[str]:
     if not task.foreground:
         os.chdir("/")
     stop.wait()
+    resizing.stop()
     problems = _release(way.devices(folder.mount)) + attachment.close() + _close(disk, unit)
     for problem in problems:
         log.error("%s: %s", task.unit, problem)
@@ -153,6 +159,12 @@ class _Notes:
             self._record = record = replace(self._record, **fields)
             self.folder.write(record)
         return record
+
+    def unit_pid(self) -> int:
+        return self._record.unit_pid
+
+    def resized(self, size: int) -> None:
+        self.update(size=size)
 
     def unit_started(self, pid: int) -> None:
         self.update(unit_pid=pid, unit_start_time=state.start_time(pid) or 0)

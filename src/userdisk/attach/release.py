@@ -44,12 +44,26 @@ def release(devices: Sequence[Path], *, force: bool) -> list[str]:
         problems.append(line)
     for device in devices:
         if block.in_use(device, 0 if problems else _HOLDER_SECONDS):
-            line = f"{device} is in use{_held_by(device)}"
+            line = f"{device} is in use{held_by(device)}"
             if not force:
                 raise UserdiskError(f"{line}; release it, or use --force")
             if not problems:  # otherwise it is what has just been unmounted lazily
                 problems.append(line)
     return problems
+
+
+def refuse_open(devices: Sequence[Path], advice: str) -> None:
+    """Raise `UserdiskError` if a process has a device or a partition open, though not mounted.
+
+    Such a device could be taken away, and the process would not know. Who has only looked at it (as
+    udev does) is waited for. `advice`: what to do.
+    """
+    deadline = time.monotonic() + _HOLDER_SECONDS
+    for device in devices:
+        while users := _users_of(device):
+            if time.monotonic() > deadline:
+                raise UserdiskError(f"{device} is in use{_list(users)}; {advice}")
+            time.sleep(0.1)
 
 
 def write_back(device: Path) -> list[str]:
@@ -87,12 +101,16 @@ def _used_by(folder: str) -> str:
     return _list(mounts.users_of(folder))
 
 
-def _held_by(device: Path) -> str:
-    users = [user for node in with_partitions(device) for user in mounts.users_of(str(node))]
+def held_by(device: Path) -> str:
+    """Who uses a device, as the end of a sentence; empty if that is not known."""
     holders = [path.name for path in Path("/sys/block", device.name).glob("**/holders/*")]
     swaps = Path("/proc/swaps").read_text().split()
     swapped = [f"swap on {node}" for node in with_partitions(device) if str(node) in swaps]
-    return _list([*swapped, *holders, *users])
+    return _list([*swapped, *holders, *_users_of(device)])
+
+
+def _users_of(device: Path) -> list[str]:
+    return [user for node in with_partitions(device) for user in mounts.users_of(str(node))]
 
 
 def _list(users: Sequence[str]) -> str:

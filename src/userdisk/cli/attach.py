@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import signal
 import sys
@@ -18,6 +17,7 @@ from userdisk.attach.launch import Attached, launch
 from userdisk.attach.process import hold
 from userdisk.attach.state import Folder, Record
 from userdisk.cli.attaching import task
+from userdisk.cli.listing import list_, short_size
 from userdisk.cli.logs import as_json
 from userdisk.cli.units import UNIT_HELP, UNIT_OPTIONS, UnitOptions
 from userdisk.errors import UsageError, UserdiskError
@@ -140,58 +140,6 @@ def _eject(target: str, force: bool, timeout: float) -> None:
     click.echo(f"{entry.record.unit} is ejected")
 
 
-def _list(as_json: bool) -> None:
-    if hasattr(os, "geteuid") and os.geteuid() != 0:
-        raise UserdiskError("list needs root (try sudo)")
-    entries = ejecting.entries()
-    if as_json:
-        records = [
-            dataclasses.asdict(entry.record)
-            | {
-                "name": entry.folder.name,
-                "status": entry.status,
-                "devices": [str(device) for device in entry.devices],
-                "mountpoints": entry.mountpoints,
-            }
-            for entry in entries
-        ]
-        click.echo(json.dumps(records, indent=2))
-        return
-    if not entries:
-        click.echo("nothing is attached", err=True)
-        return
-    rows = [("NAME", "DEVICE", "SIZE", "UNIT", "MOUNTED ON", "STATUS"), *map(_row, entries)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())
-
-
-_STATUS = {
-    "starting": "starting",
-    "attached": "attached",
-    "killed": "left over: its process (pid {pid}) was killed; userdisk eject {name}",
-    "failed": "ejected, but {failed}; userdisk eject {name} forgets it",
-}
-
-
-def _row(entry: ejecting.Entry) -> tuple[str, ...]:
-    record = entry.record
-    status = _STATUS[entry.status].format(
-        pid=record.pid, failed=record.failed, name=entry.folder.name
-    )
-    return (
-        entry.folder.name,
-        ", ".join(map(str, entry.devices)) or "-",
-        _size(record.size) if record.size else "-",
-        record.unit,
-        ", ".join(entry.mountpoints) or "-",
-        status
-        + (", read-only" if record.read_only and entry.status == "attached" else "")
-        + (f"; {record.trouble}" if record.trouble and entry.status == "attached" else ""),
-    )
-
-
 def _launch(
     unit: str, options: dict[str, Any], mountpoint: str, timeout: float, wait: float
 ) -> Attached:
@@ -213,14 +161,7 @@ def _launch(
 
 def _description(record: Record) -> str:
     access = ", read-only" if record.read_only else ""
-    return f"{record.unit}: {_size(record.size)}, {record.block_length}-byte blocks{access}"
-
-
-def _size(size: int) -> str:
-    for shift, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")):
-        if size >= 1 << shift:
-            return f"{size / (1 << shift):.4g} {unit}"
-    return f"{size} B"
+    return f"{record.unit}: {short_size(record.size)}, {record.block_length}-byte blocks{access}"
 
 
 attach = click.Command(
@@ -291,13 +232,6 @@ eject = click.Command(
         ),
     ],
     help="Unmount, flush and take away an attached disk, or what a killed one left behind.",
-)
-
-list_ = click.Command(
-    "list",
-    callback=_list,
-    params=[click.Option(["--json", "as_json"], is_flag=True, help="Print as JSON.")],
-    help="Show what is attached, and what killed processes left behind.",
 )
 
 commands: list[click.Command] = [attach, mount, eject, list_]

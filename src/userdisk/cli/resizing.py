@@ -1,4 +1,7 @@
-"""What a serving process answers: which units it has (`info`), and another size (`resize`)."""
+"""What a process with units answers: which ones it has (`info`), and another size (`resize`).
+
+`resize` with `check` only says whether it would be done.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from userdisk.backend.file import FileUnit
 from userdisk.backend.size import format_size
@@ -15,6 +19,8 @@ from userdisk.errors import UsageError, UserdiskError
 from userdisk.gate import Gate
 from userdisk.unit import StorageUnit
 
+_LARGEST: Final = 1 << 63  # bytes; what is asked of files and devices is less
+
 
 @dataclass(frozen=True, slots=True)
 class Served:
@@ -22,7 +28,8 @@ class Served:
 
     spec: str
     gate: Gate
-    names: Sequence[str]  #: of its target and export
+    names: Sequence[str]  #: its own, and those of its target and export
+    urls: Sequence[str] = ()  #: where it is offered
 
 
 def verbs(served: Sequence[Served]) -> dict[str, Verb]:
@@ -38,8 +45,10 @@ def verbs(served: Sequence[Served]) -> dict[str, Verb]:
                 {
                     "unit": each.spec,
                     "names": list(each.names),
+                    "urls": list(each.urls),
                     "size": each.gate.parameters.size,
                     "block_length": each.gate.parameters.block_length,
+                    "read_only": each.gate.parameters.write_protected,
                 }
                 for each in served
             ],
@@ -54,55 +63,89 @@ def verbs(served: Sequence[Served]) -> dict[str, Verb]:
         gate = served[number].gate
         with one_at_a_time:
             before = gate.parameters.size
-            set_size(gate, size, shrink=request.get("shrink") is True)
+            check_size(gate, size, shrink=request.get("shrink") is True)
+            if request.get("check") is not True:
+                set_size(gate, size)
             return {"before": before, "size": gate.parameters.size}
 
     return {"info": info, "resize": resize}
 
 
-def set_size(gate: Gate, size: int, *, shrink: bool) -> None:
-    """Give the unit another size, in bytes; initiators are told. Blocks.
+def check_size(gate: Gate, size: int, *, shrink: bool) -> None:
+    """Whether the unit may get a size, in bytes; changes nothing.
 
     Raises `UsageError` for a size that it cannot have, `UserdiskError` when it takes no other.
     """
     unit, before, block = gate.unit, gate.parameters.size, gate.parameters.block_length
-    if size <= 0 or size % block:
+    if size <= 0:
+        raise UsageError(f"{gate.name}: {size} bytes is no size; a disk has a block at least")
+    if size >= _LARGEST:
+        raise UsageError(f"{gate.name}: {size} bytes is larger than a disk can be (less than 8E)")
+    if size % block:
         raise UsageError(f"{gate.name}: {size} bytes is not a multiple of its {block}-byte blocks")
     if size < before and not shrink:
         raise UsageError(
             f"{gate.name}: it has {format_size(before)}; all beyond {format_size(size)} would be"
             " lost; --shrink does it"
         )
-    kind = type(unit)
     if isinstance(unit, FileUnit):
+        if gate.parameters.write_protected and _file_size(unit) != size:
+            raise UserdiskError(f"{gate.name}: is read-only")
+    elif not (_overrides(unit, "measure") or _overrides(unit, "take_size")):
+        raise UserdiskError(
+            f"{gate.name}: {type(unit).__name__} cannot be resized: it has neither take_size nor"
+            " measure"
+        )
+
+
+def set_size(gate: Gate, size: int) -> None:
+    """Give the unit a size that `check_size` allows; initiators are told. Blocks.
+
+    Raises `UserdiskError`, and what the unit raises; it has the size then that it had.
+    """
+    unit = gate.unit
+    if isinstance(unit, FileUnit) and _file_size(unit) != size:
         _cut_or_grow(unit, gate, size)
-    elif kind.measure is not StorageUnit.measure:
+    elif _overrides(unit, "measure"):
         unit.measure()
         if gate.parameters.size != size:
             raise UserdiskError(
                 f"{gate.name}: its storage has {format_size(gate.parameters.size)}, and has to be"
                 " resized first"
             )
-    elif kind.take_size is not StorageUnit.take_size:
-        unit.resized(size // block)
     else:
-        raise UserdiskError(
-            f"{gate.name}: {kind.__name__} cannot be resized: it has neither take_size nor measure"
-        )
+        unit.resized(size // gate.parameters.block_length)
+
+
+def _overrides(unit: StorageUnit, name: str) -> bool:
+    return getattr(type(unit), name) is not getattr(StorageUnit, name)
 
 
 def _cut_or_grow(unit: FileUnit, gate: Gate, size: int) -> None:
-    if gate.parameters.write_protected:
-        raise UserdiskError(f"{gate.name}: is read-only")
-    path = Path(unit.path)
-    before = path.stat().st_size
+    path, before = Path(unit.path), _file_size(unit)
     if size > before:
-        os.truncate(path, size)
+        _truncate(path, size)
         try:
             unit.resized(size // gate.parameters.block_length)
         except BaseException:
-            os.truncate(path, before)
+            _truncate(path, before)
             raise
     else:  # nobody may be beyond the new end when it is cut
         unit.resized(size // gate.parameters.block_length)
+        _truncate(path, size)
+
+
+def _file_size(unit: FileUnit) -> int:
+    try:
+        return os.stat(unit.path).st_size
+    except OSError as error:
+        raise UserdiskError(f"{unit.path}: {error.strerror}") from None
+
+
+def _truncate(path: Path, size: int) -> None:
+    try:
         os.truncate(path, size)
+    except OSError as error:
+        raise UserdiskError(
+            f"{path}: cannot be made {format_size(size)} large: {error.strerror}"
+        ) from None

@@ -214,7 +214,8 @@ def serve(
         bound = server.start()
         signals.started()
         began = time.monotonic()
-        control = _control(specs, targets, exported)
+        urls = _urls(targets, bound, advertise, exported, server.nbd_addresses, server_tls)
+        control = _control(specs, targets, exported, urls)
         if bound:
             _print_iscsi(targets, bound, advertise, credentials)
         if server.nbd_addresses:
@@ -237,10 +238,33 @@ def serve(
 commands = [click.Command("serve", callback=serve, params=list(_OPTIONS), help=_HELP)]
 
 
+def _urls(
+    targets: Sequence[Target],
+    bound: Sequence[tuple[str, int]],
+    advertise: str | None,
+    exports: Sequence[str],
+    nbd: Sequence[Address],
+    tls: ServerTls | None,
+) -> list[list[str]]:
+    """Where each unit is offered, in their order."""
+    portals = [_reachable(*address, advertise) for address in bound]
+    urls = [
+        [Offer(target.name, *portal, len(target.units), None, None).url(lun) for portal in portals]
+        for target in targets
+        for lun in range(len(target.units))
+    ]
+    for name, of_unit in zip(exports, urls, strict=False):
+        of_unit += [o.uri for address in nbd for o in offers_of(name, _reached(address), tls)]
+    return urls
+
+
 def _control(
-    specs: Sequence[str], targets: Sequence[Target], exports: Sequence[str]
+    specs: Sequence[str],
+    targets: Sequence[Target],
+    exports: Sequence[str],
+    urls: Sequence[Sequence[str]],
 ) -> Control | None:
-    """The socket for `userdisk resize`; without it the disks are served all the same."""
+    """The socket for `list` and `resize`; without it the disks are served all the same."""
     from userdisk import control
     from userdisk.cli.resizing import Served, verbs
 
@@ -252,9 +276,11 @@ def _control(
             spec,
             lu.gate,
             [
+                lu.gate.name,
                 *([target.name] if len(target.units) == 1 else []),
                 *exports[number : number + 1],
             ],
+            urls[number],
         )
         for number, (spec, (target, lu)) in enumerate(zip(specs, units, strict=True))
     ]

@@ -5,16 +5,21 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import os
 import signal
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
+from userdisk import control
 from userdisk.attach import daemon, state
 from userdisk.attach.nbd_device import Disk
 from userdisk.attach.state import Folder
 from userdisk.attach.unit_process import Told
+from userdisk.cli.resizing import Served, verbs
 from userdisk.cli.units import UnitOptions, unit_name
 from userdisk.errors import UsageError, UserdiskError
 from userdisk.gate import Gate
@@ -24,6 +29,10 @@ from userdisk.server import Server
 from userdisk.target.logical_unit import LogicalUnit
 from userdisk.target.target import Target
 from userdisk.unit import StorageUnit
+
+log = logging.getLogger("userdisk")
+
+_TELL_SECONDS: Final = 660.0  # while the attaching process resizes the disk, it is not heard
 
 
 def main() -> int:
@@ -40,6 +49,7 @@ def main() -> int:
     daemon.become_io_flusher()
     try:
         unit = UnitOptions(**request["options"]).open(request["unit"])
+        _restored(unit, request)
         server, export = _server(unit, request)
         _start(server, request["unit"])
     except (UserdiskError, OSError) as error:
@@ -48,10 +58,11 @@ def main() -> int:
     except KeyboardInterrupt:
         told.say({"error": "interrupted", "usage": False})
         return 1
-    told.say({"disk": dataclasses.asdict(_disk(unit, export)), "again": _again(unit, request)})
-    with contextlib.suppress(KeyboardInterrupt):  # told by a signal
-        told.wait_for_end()
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with _control(request["unit"], export.gate):
+        told.say({"disk": dataclasses.asdict(_disk(unit, export)), "again": _again(unit, request)})
+        with contextlib.suppress(KeyboardInterrupt):  # told by a signal
+            told.wait_for_end()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         server.stop()
     except Exception as error:  # the server has logged what is a bug
@@ -59,6 +70,43 @@ def main() -> int:
         return 1
     told.say({"failed": ""})
     return 0
+
+
+@contextlib.contextmanager
+def _control(unit: str, gate: Gate) -> Iterator[None]:
+    """The socket on which the attaching process asks for another size."""
+    try:
+        socket = control.Control(verbs([Served(unit, gate, [])]))
+    except (UserdiskError, OSError) as error:
+        log.warning("the disk cannot be resized: %s", error)
+        yield
+        return
+    news = threading.Event()
+    threading.Thread(target=_tell, args=(news,), name="news", daemon=True).start()
+    gate.resized.append(news.set)
+    try:
+        yield
+    finally:
+        socket.close()
+
+
+def _tell(news: threading.Event) -> None:
+    """Have the attaching process see it when the unit has another size."""
+    while news.wait():
+        news.clear()
+        attaching = control.folder() / str(os.getppid())
+        with contextlib.suppress(UserdiskError, OSError):  # it says itself what went wrong
+            control.ask(attaching, {"verb": "follow"}, _TELL_SECONDS)
+
+
+def _restored(unit: StorageUnit, request: dict[str, Any]) -> None:
+    """A disk that was resized has that size in this process, too, if its class cannot look."""
+    record = Folder(Path(request["folder"])).read()
+    kind = type(unit)
+    if record is None or not record.size or kind.measure is not StorageUnit.measure:
+        return
+    if kind.take_size is not StorageUnit.take_size and unit.parameters.size != record.size:
+        unit.resized(record.size // unit.block_length)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

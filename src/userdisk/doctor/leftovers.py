@@ -10,7 +10,7 @@ import errno
 import functools
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -71,18 +71,9 @@ def _ejecting(entry: eject.Entry) -> Callable[[], list[str]]:
     def remove() -> list[str]:
         if entry.folder.read() != entry.record:  # it changed: perhaps somebody lives there now
             raise UserdiskError(f"{entry.folder.path}: changed meanwhile; look again")
-        _refuse_used(entry.devices)
         return eject.eject(entry, force=False, timeout=_EJECT_SECONDS)
 
     return remove
-
-
-def _refuse_used(devices: Sequence[Path]) -> None:
-    """Raise `UserdiskError` if a process has a device open, even if it could be taken away."""
-    for node in (node for device in devices for node in release.with_partitions(device)):
-        users = mounts.users_of(str(node))
-        if users:
-            raise UserdiskError(f"{node} is in use: used by {', '.join(users[:3])}; end that first")
 
 
 def _running(pid: int, started: int) -> bool:
@@ -172,7 +163,7 @@ def _unmounting(found: Mount) -> Callable[[], list[str]]:
             raise UserdiskError(f"{found.folder}: changed meanwhile; look again")
         way = attach.way("fuse_loop")
         devices = way.devices(folder.mount)
-        _refuse_used(devices)
+        release.refuse_open(devices, "end that first")
         release.release(devices, force=False)
         problems = way.clean(folder.mount)
         if problems:
