@@ -113,7 +113,7 @@ def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Discards:
     ):
         (sysfs / name).write_text(f"{value}\n")
     (tmp_path / "device").write_bytes(b"d" * _MIB)
-    monkeypatch.setattr(block, "_examine", lambda path: (_MIB, str(sysfs)))
+    monkeypatch.setattr(block, "_look_at", lambda path: (_MIB, str(sysfs)))
     unit = Discards(tmp_path / "device")
 
     def ioctl(descriptor: int, request: int, data: bytes) -> None:

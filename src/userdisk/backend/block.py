@@ -22,52 +22,25 @@ _LOCK_SECONDS = 2.0  # udev holds a shared lock while it looks at a device that 
 
 
 class BlockDeviceUnit(DescriptorUnit):
-    """A block device. It is opened (exclusively, unless read-only) at once; `close` closes it.
-
-    Args:
-        path: of the device.
-        size: if given, must be that of the device, in bytes.
-        guid, new_guid: the disk's identity; without them the one in its state file.
-
-    Raises `UsageError`: sizes that do not fit, a device that cannot be opened or is in use.
-    """
+    """A block device, opened exclusively unless it is `read_only`; see `DescriptorUnit`."""
 
     product_id = "block device"
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        size: int | None = None,
-        block_length: int | None = None,
-        physical_block_length: int | None = None,
-        guid: str | None = None,
-        new_guid: bool = False,
-        product_id: str | None = None,
-        product_revision: str | None = None,
-        read_only: bool = False,
-        removable: bool | None = None,
-        unmap_supported: bool | None = None,
-        soft_threshold: int | None = None,
-    ) -> None:
-        name = os.fspath(path)
-        self._size, folder = _examine(name)
+    def _examine(
+        self, size: int | None, block_length: int | None, read_only: bool
+    ) -> tuple[int, int, int | None]:
+        found, folder = _look_at(self.path)
         logical = _number(folder, "queue/logical_block_size", 512)
         physical = _number(folder, "queue/physical_block_size", logical)
         block_length = block_length or logical
         if block_length < logical:
             raise UsageError(
-                f"{name}: block_length {block_length} is less than the device's, {logical}"
+                f"{self.path}: block_length {block_length} is less than the device's, {logical}"
             )
-        if size is not None and size != self._size:
+        if size is not None and size != found:
             raise UsageError(
-                f"{name}: the device has {format_size(self._size)},"
+                f"{self.path}: the device has {format_size(found)},"
                 f" not {format_size(size)} as asked for"
-            )
-        if self._size % block_length:
-            raise UsageError(
-                f"{name}: its size, {self._size} bytes, is not a multiple of"
-                f" the block length, {block_length}"
             )
         self._granule = max(_number(folder, "queue/discard_granularity", 0), logical)
         self._alignment = _number(folder, "discard_alignment", 0) % self._granule
@@ -75,26 +48,10 @@ class BlockDeviceUnit(DescriptorUnit):
         self.unmap_zeroes = _number(folder, "queue/write_zeroes_max_bytes", 0) > 0
         if not self.unmap_zeroes and not _number(folder, "queue/discard_max_bytes", 0):
             self.unmap_supported = False
-        super().__init__(
-            name,
-            guid=guid,
-            block_count=self._size // block_length,
-            block_length=block_length,
-            physical_block_length=physical_block_length or max(physical, block_length),
-            product_id=product_id,
-            product_revision=product_revision,
-            read_only=read_only,
-            removable=removable,
-            unmap_supported=unmap_supported,
-            soft_threshold=soft_threshold,
-        )
-        self.open()
-        if guid is None:
-            try:
-                identity.identify(self, identity.device(name), new_guid=new_guid)
-            except BaseException:
-                self.close()
-                raise
+        return found, block_length, max(physical, block_length)
+
+    def _place(self) -> identity.Place:
+        return identity.device(self.path)
 
     def _open_descriptor(self) -> int:
         flags = os.O_RDONLY if self.write_protected else os.O_RDWR | os.O_EXCL
@@ -132,7 +89,7 @@ class BlockDeviceUnit(DescriptorUnit):
                 raise self._error(error, start // self.block_length, writing=True) from error
 
 
-def _examine(path: str) -> tuple[int, str]:
+def _look_at(path: str) -> tuple[int, str]:
     """The device's size in bytes, and its folder in sysfs."""
     try:
         found = os.stat(path)

@@ -14,7 +14,7 @@ import weakref
 from abc import abstractmethod
 from collections.abc import Iterable
 
-from userdisk import errors
+from userdisk import errors, identity
 from userdisk.backend import holes
 from userdisk.errors import MediumError, NotReady, UsageError, WriteError, WriteProtected
 from userdisk.unit import Buffer, Extent, Extents, Inline, Parameters, StorageUnit
@@ -35,9 +35,16 @@ _ZEROS = memoryview(bytes(1 << 20))
 
 
 class DescriptorUnit(StorageUnit):
-    """A disk on a file descriptor. Operations block, and may overlap on any threads.
+    """A disk on a file descriptor, opened and locked at once; `close` closes it.
 
-    A subclass gives `_open_descriptor`, and may narrow `_deallocate`.
+    Args:
+        path: of what the disk is on.
+        size: of the disk in bytes; must be that of what is there already.
+        guid, new_guid: the disk's identity; without them the one in its state file
+            (`userdisk.identity`).
+
+    Raises `UsageError`: sizes that do not fit, what cannot be opened or is in use. Operations
+    block, and may overlap on any threads.
     """
 
     inline = Inline.READ | Inline.WRITE
@@ -45,35 +52,38 @@ class DescriptorUnit(StorageUnit):
     workers = 4
     persistent = True
 
+    _descriptor = -1
     _size: int  # in bytes
+    _made = False  # just now: what its state file says is of another disk
 
     def __init__(
         self,
-        path: str,
+        path: str | os.PathLike[str],
         *,
-        guid: str | None,
-        block_count: int,
-        block_length: int,
-        physical_block_length: int | None,
-        product_id: str | None,
-        product_revision: str | None,
-        read_only: bool,
-        removable: bool | None,
-        unmap_supported: bool | None,
-        soft_threshold: int | None,
+        size: int | None = None,
+        block_length: int | None = None,
+        physical_block_length: int | None = None,
+        guid: str | None = None,
+        new_guid: bool = False,
+        product_id: str | None = None,
+        product_revision: str | None = None,
+        read_only: bool = False,
+        removable: bool | None = None,
+        unmap_supported: bool | None = None,
+        soft_threshold: int | None = None,
     ) -> None:
+        self.path = os.fspath(path)
         if fcntl is None or not hasattr(os, "pread"):
-            raise UsageError(f"{path}: files and devices can be disks on POSIX systems only")
-        self.path = path
-        self._descriptor = -1
+            raise UsageError(f"{self.path}: files and devices can be disks on POSIX systems only")
         self._closer: weakref.finalize[..., DescriptorUnit] | None = None
         self._sync_lock = threading.Lock()
         self._lost: str | None = None
+        self._size, length, physical = self._examine(size, block_length, read_only)
         super().__init__(
             guid=guid,
-            block_count=block_count,
-            block_length=block_length,
-            physical_block_length=physical_block_length,
+            block_count=self._blocks(self._size, length),
+            block_length=length,
+            physical_block_length=physical_block_length or physical,
             product_id=product_id,
             product_revision=product_revision,
             write_protected=read_only,
@@ -81,10 +91,39 @@ class DescriptorUnit(StorageUnit):
             unmap_supported=unmap_supported,
             soft_threshold=soft_threshold,
         )
+        self.open()
+        if guid is None:
+            try:
+                identity.identify(self, self._place(), new_guid=new_guid or self._made)
+            except BaseException:
+                self.close()
+                raise
+
+    @abstractmethod
+    def _examine(
+        self, size: int | None, block_length: int | None, read_only: bool
+    ) -> tuple[int, int, int | None]:
+        """The disk's size, block length and physical one, with what is asked for.
+
+        All in bytes. Raises `UsageError`.
+        """
+
+    @abstractmethod
+    def _place(self) -> identity.Place:
+        """Where its identity is kept."""
 
     @abstractmethod
     def _open_descriptor(self) -> int:
         """Open and lock what the disk is on. Raises `UsageError`."""
+
+    def _blocks(self, size: int, block_length: int) -> int:
+        """How many blocks a size in bytes is."""
+        if block_length > 0 and size % block_length:
+            raise UsageError(
+                f"{self.path}: its size, {size} bytes, is not a multiple of"
+                f" the block length, {block_length}"
+            )
+        return size // max(block_length, 1)
 
     def open(self) -> None:
         """Open and lock; does nothing when it is open. Raises `UsageError`."""
@@ -99,12 +138,7 @@ class DescriptorUnit(StorageUnit):
         if self._descriptor < 0:
             return
         size = os.lseek(self._descriptor, 0, os.SEEK_END)
-        if size % self.block_length:
-            raise UsageError(
-                f"{self.path}: its size, {size} bytes, is not a multiple of"
-                f" the block length, {self.block_length}"
-            )
-        self.resized(size // self.block_length)
+        self.resized(self._blocks(size, self.block_length))
 
     def take_size(self, parameters: Parameters) -> None:
         """See `StorageUnit.take_size`."""

@@ -16,71 +16,22 @@ _STAT_BLOCK = 512  # bytes: what st_blocks counts, whatever the file system's bl
 
 
 class FileUnit(DescriptorUnit):
-    """A raw image file. The image is opened and locked at once, and closed by `close`.
+    """A raw image file; see `DescriptorUnit`.
 
-    Args:
-        path: of the image; it is created, sparse, if there is none (or it is empty) and `size`
-            is given.
-        size: of the disk in bytes; must be that of an image that exists.
-        read_only: the lock is then shared, so that several processes may read the image.
-        guid, new_guid: the disk's identity; without them the one in its state file
-            (`userdisk.identity`).
-
-    Raises `UsageError`: sizes that do not fit, an image that cannot be opened or is in use.
+    It is created, sparse, if there is none (or it is empty) and `size` is given. With `read_only`
+    the lock is shared, so that several processes may read the image.
     """
 
     product_id = "image file"
+    _new = True  # until the first open: it may create the image, later ones may not
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        size: int | None = None,
-        block_length: int | None = None,
-        physical_block_length: int | None = None,
-        guid: str | None = None,
-        new_guid: bool = False,
-        product_id: str | None = None,
-        product_revision: str | None = None,
-        read_only: bool = False,
-        removable: bool | None = None,
-        unmap_supported: bool | None = None,
-        soft_threshold: int | None = None,
-    ) -> None:
-        name = os.fspath(path)
-        block_length = block_length or self.block_length
-        self._size = _disk_size(name, size, read_only)
-        if block_length > 0 and self._size % block_length:
-            raise UsageError(
-                f"{name}: its size, {self._size} bytes, is not a multiple of"
-                f" the block length, {block_length}"
-            )
-        super().__init__(
-            name,
-            guid=guid,
-            block_count=self._size // max(block_length, 1),
-            block_length=block_length,
-            physical_block_length=physical_block_length,
-            product_id=product_id,
-            product_revision=product_revision,
-            read_only=read_only,
-            removable=removable,
-            unmap_supported=unmap_supported,
-            soft_threshold=soft_threshold,
-        )
-        self._new = True  # until the first open: it may create the image, later ones may not
-        self._grown = False
-        self.open()
-        if guid is None:
-            try:
-                identity.identify(
-                    self,
-                    identity.beside(name, read_only=read_only),
-                    new_guid=new_guid or self._grown,
-                )
-            except BaseException:
-                self.close()
-                raise
+    def _examine(
+        self, size: int | None, block_length: int | None, read_only: bool
+    ) -> tuple[int, int, int | None]:
+        return _disk_size(self.path, size, read_only), block_length or self.block_length, None
+
+    def _place(self) -> identity.Place:
+        return identity.beside(self.path, read_only=self.write_protected)
 
     def _open_descriptor(self) -> int:
         flags = os.O_RDONLY if self.write_protected else os.O_RDWR
@@ -135,7 +86,7 @@ class FileUnit(DescriptorUnit):
             raise UsageError(
                 f"{self.path}: cannot be made {format_size(self._size)} large: {error.strerror}"
             ) from None
-        self._grown = True
+        self._made = True
 
 
 def _disk_size(path: str, size: int | None, read_only: bool) -> int:
