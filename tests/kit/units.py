@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -51,6 +52,18 @@ class RamUnit(StorageUnit):
         for lba, blocks in extents:
             self._begin("unmap", lba, blocks)
             self.memory[lba * length : (lba + blocks) * length] = bytes(blocks * length)
+
+
+class HeldUnit(RamUnit):
+    """Its reads wait until `go` is set."""
+
+    def __init__(self, **parameters: Any) -> None:
+        super().__init__(**parameters)
+        self.go = threading.Event()
+
+    def read(self, lba: int, blocks: int, fua: bool) -> Buffer:
+        assert self.go.wait(30)
+        return super().read(lba, blocks, fua)
 
 
 class InlineRamUnit(RamUnit):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import struct
-import threading
 from collections.abc import Callable
 
 import pytest
@@ -12,36 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.kit.spd_link import FLUSH, READ, WRITE, Link, decode, request, unmap
-from tests.kit.units import KINDS, InlineRamUnit, LiveRamUnit, RamUnit
+from tests.kit.units import KINDS, HeldUnit, InlineRamUnit, LiveRamUnit, RamUnit
 from userdisk import errors
 from userdisk.budget import PROCESS_LIMIT
 from userdisk.operation import Kind
 from userdisk.spd.connection import MESSAGE_LIMIT
-from userdisk.unit import Extents
 
 LBA_OUT_OF_RANGE, INVALID_FIELD, INVALID_LIST = (5, 0x21, 0), (5, 0x24, 0), (5, 0x26, 0)
 UNSUPPORTED, PROTECTED = (5, 0x20, 0), (7, 0x27, 0)
 DATA = bytes(range(256)) * 8
-
-
-class Lists(InlineRamUnit):
-    """Keeps what its `unmap` is called with, and on which thread."""
-
-    def __init__(self, blocks: int) -> None:
-        super().__init__()
-        self._parameters = dataclasses.replace(self.parameters, block_count=blocks)
-        self.lists: list[list[tuple[int, int]]] = []
-        self.elsewhere = False
-
-    def unmap(self, extents: Extents) -> None:
-        self.lists.append(list(extents))
-        self.elsewhere = threading.current_thread() is not threading.main_thread()
-
-
-def push(link: Link, message: bytes) -> None:
-    """Bring a message to the connection, and leave its output there."""
-    link.connection.buffer()[: len(message)] = message
-    link.connection.received(len(message))
 
 
 def test_it_begins_with_the_parameters() -> None:
@@ -197,19 +174,8 @@ def test_a_message_of_a_wrong_length_ends_the_client(length: int) -> None:
         assert other.do(request(READ, 1, 0, 1)).sense is None
 
 
-class Held(RamUnit):
-    """A unit whose reads wait."""
-
-    def open(self) -> None:
-        self.go = threading.Event()
-
-    def read(self, lba: int, blocks: int, fua: bool) -> bytes:
-        assert self.go.wait(10)
-        return bytes(super().read(lba, blocks, fua))
-
-
 def test_answers_in_another_order_and_a_hint_that_is_in_use() -> None:
-    class Overlapping(Held):
+    class Overlapping(HeldUnit):
         concurrent = True
         workers = 2
 
@@ -225,7 +191,7 @@ def test_answers_in_another_order_and_a_hint_that_is_in_use() -> None:
 
 
 def test_data_of_a_slow_unit_is_kept() -> None:
-    unit = Held()
+    unit = HeldUnit()
     with Link(unit) as link:
         link.send(request(READ, 1, 0, 1) + request(WRITE, 2, 5, 4, payload=DATA))
         link.send(request(READ, 3, 5, 4))
@@ -242,83 +208,8 @@ def test_live_memory_is_copied() -> None:
         assert decode(link.message()).data == b"a" * 512
 
 
-def test_enough_is_under_way() -> None:
-    unit = Held()
-    with Link(unit) as link:
-        link.send(b"".join(request(READ, hint, 0, 1) for hint in range(1, 65)))
-        assert link.connection.paused
-        unit.go.set()
-        assert {decode(link.message()).hint for _ in range(64)} == set(range(1, 65))
-        assert not link.connection.paused
-
-
-def test_memory_is_bounded_and_given_back() -> None:
-    unit = Held(block_count=1 << 15, max_transfer_length=1 << 20)
-    with Link(unit, budget=2 << 20) as link:
-        link.send(b"".join(request(READ, hint, 0, 2048) for hint in range(1, 4)))
-        assert link.connection.paused
-        assert not link.budget.take(1)
-        unit.go.set()
-        assert [len(decode(link.message()).data) for _ in range(2)] == [1 << 20] * 2
-        link.connection.tick(1.0)
-        assert len(decode(link.message()).data) == 1 << 20
-        assert link.budget.take(2 << 20)
-
-
-def test_what_a_client_does_not_read_is_in_the_budget() -> None:
-    unit = RamUnit(block_count=1 << 15, max_transfer_length=1 << 20)
-    with Link(unit, budget=8 << 20) as link:
-        connection = link.connection
-        for hint in range(1, 9):
-            push(link, request(READ, hint, 0, 2048))
-        for _ in range(8):
-            link.handle()
-        assert connection.out.size > 8 << 20
-        assert not link.budget.take(1), "it is queued"
-        taken = connection.take_output()
-        assert sum(map(len, taken)) > 8 << 20
-        assert not link.budget.take(1), "it is being sent"
-        connection.buffer()
-        assert link.budget.take(8 << 20), "it is sent"
-
-
-def test_memory_that_its_own_answers_hold_is_waited_for() -> None:
-    unit = InlineRamUnit(max_transfer_length=1 << 20)
-    with Link(unit, budget=1 << 20) as link:
-        connection = link.connection
-        push(link, request(READ, 1, 0, 2048))
-        push(link, request(READ, 2, 0, 2048))
-        assert connection.out.size < 2 << 20, "the second waits"
-        connection.take_output()
-        assert connection.more, "it can go on when that is sent"
-        connection.resume()
-        assert connection.out.size > 1 << 20
-        connection.take_output()
-        assert not link.budget.take(1)
-        connection.tick(1.0)
-        connection.buffer()
-        assert link.budget.take(1 << 20)
-
-
-def test_a_bug_gives_memory_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    unit = InlineRamUnit(max_transfer_length=1 << 20)
-    with Link(unit) as link:
-        monkeypatch.setattr(link.gate, "checked_read", lambda data, size: 1 // 0)
-        with pytest.raises(ZeroDivisionError):
-            link.send(request(READ, 1, 0, 2048))
-        link.connection.lost("a bug")
-        assert link.connection.finished
-        assert link.budget.take(PROCESS_LIMIT)
-
-
-def test_one_request_goes_on_without_memory() -> None:
-    unit = InlineRamUnit(max_transfer_length=1 << 20)
-    with Link(unit, budget=0) as link:
-        assert link.do(request(READ, 1, 0, 2048)).sense is None
-
-
 def test_the_end_of_the_server() -> None:
-    unit = Held()
+    unit = HeldUnit()
     with Link(unit) as link:
         link.send(request(READ, 1, 0, 1))
         link.connection.request_end(2)
@@ -329,7 +220,7 @@ def test_the_end_of_the_server() -> None:
 
 
 def test_a_client_that_goes_gets_nothing_and_no_other_gets_its_answers() -> None:
-    unit = Held()
+    unit = HeldUnit()
     with Link(unit) as link, Link(link.gate) as other:
         link.send(b"".join(request(READ, hint, 0, 1) for hint in range(1, 9)))
         link.connection.lost("gone")
@@ -400,31 +291,6 @@ def test_any_bytes_are_answered_or_end_the_client(
             at += 4 + length
         assert at == len(link.received)
     assert link.budget.take(PROCESS_LIMIT)
-
-
-@pytest.mark.parametrize("count", [1, 256, 257, 1000])
-def test_long_lists_are_cut_and_let_others_come_in_between(count: int) -> None:
-    unit = Lists(blocks=1 << 13)
-    extents = [(2 * number, 1) for number in range(count)]
-    with Link(unit) as link:
-        assert link.do(unmap(1, extents)).sense is None
-    assert [each for one in unit.lists for each in one] == extents
-    assert max(map(len, unit.lists)) <= 256
-    assert len(unit.lists) == -(-count // 256)
-    assert unit.elsewhere == (count > 256)
-
-
-def test_many_blocks_are_cut() -> None:
-    blocks = (5 << 30) // 512
-    unit = Lists(blocks=blocks + 3)
-    with Link(unit) as link:
-        assert link.do(unmap(1, [(1, 2), (3, blocks)])).sense is None
-    assert sum(each for one in unit.lists for _, each in one) == blocks + 2
-    assert all(sum(each for _, each in one) <= (1 << 30) // 512 for one in unit.lists)
-    assert [one[0][0] + sum(each for _, each in one) for one in unit.lists[:-1]] == [
-        one[0][0] for one in unit.lists[1:]
-    ]
-    assert unit.elsewhere
 
 
 def test_unmap_is_as_durable_as_a_write_where_each_write_is() -> None:

@@ -26,7 +26,6 @@ from userdisk.unit import Buffer
 
 _MOST = 64  # requests under way
 _SMALL = 64 << 10  # bytes: what a request holds up to here is bounded by their number
-_ALWAYS = 1 << 20  # bytes that a connection may have that has no others
 _ROOM = 64 << 10  # bytes that the receive buffer has beyond the longest message
 _OUTPUT_BYTES = 1 << 20  # a batch of output ends here: send, then go on
 _OUTPUT_BUFFERS = 512
@@ -252,7 +251,7 @@ class Connection:
     def _admit(self, cost: int) -> bool:
         """Take memory for a request, if there is some."""
         if cost > _SMALL:
-            alone = cost <= _ALWAYS and not (self._held or self._queued or self._sending)
+            alone = not (self._held or self._queued or self._sending)  # so each one goes on
             if not self._pipe.budget.take(cost, force=alone):
                 self._starved = True
                 return False
@@ -363,7 +362,7 @@ class Connection:
 
     def _end_task(self, task: _Task, status: Status, payload: Buffer) -> None:
         del self._tasks[task.request.hint]
-        self._release(task.cost, queued=bool(payload) and not self.closed)
+        self._release(task.cost, queued=bool(payload))
         task.steps.close()
         if status is not GOOD:
             self.counters[self._gate].failures += 1
