@@ -133,6 +133,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "doctor": {"errors", "attach"},
     "control": {"errors"},
     "launcher": {"errors", "control", "attach"},
+    "desktop": {"errors", "launcher"},
     "cli": {
         "errors",
         "unit",
@@ -151,6 +152,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "scsitool",
         "stgtest",
         "doctor",
+        "desktop",
         "control",
         "secret_file",
     },

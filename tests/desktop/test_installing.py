@@ -121,12 +121,10 @@ def _crash_everywhere(
             installer.install(default=True)
         else:
             installer.uninstall()
-        left = number
+        left = iter(range(number))
 
-        def spend() -> None:
-            nonlocal left
-            left -= 1
-            if left < 0:
+        def spend(left: Iterator[int] = left) -> None:
+            if next(left, None) is None:
                 raise _Crash
 
         with monkeypatch.context() as context:
@@ -138,8 +136,12 @@ def _crash_everywhere(
                     return real(*arguments)
 
                 context.setattr(files, name, counted)
-            real_rmdir = Path.rmdir
-            context.setattr(Path, "rmdir", lambda path: (spend(), real_rmdir(path)))
+
+            def rmdir(path: Path, spend: Callable[[], None] = spend) -> None:
+                spend()
+                os.rmdir(path)
+
+            context.setattr(Path, "rmdir", rmdir)
             try:
                 act()
             except _Crash:
@@ -173,7 +175,7 @@ def test_a_file_that_is_not_ours_stays(home: Path, installer: Installer) -> None
 def test_a_list_of_thunar_that_is_broken_stays(home: Path, installer: Installer) -> None:
     files.replace(home / ".config/Thunar/uca.xml", "<actions>")
     before = _tree(home)
-    with pytest.raises(UserdiskError, match="uca.xml: not well-formed"):
+    with pytest.raises(UserdiskError, match=r"uca\.xml: not well-formed"):
         installer.install()
     assert _tree(home) == before
 

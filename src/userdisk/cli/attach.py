@@ -132,12 +132,29 @@ def _undo(attached: Attached) -> None:
 
 
 def _eject(target: str, force: bool, timeout: float) -> None:
+    if (name := _ejected_by_launcher(target, force)) is not None:
+        click.echo(f"{name} is ejected")
+        return
     if hasattr(os, "geteuid") and os.geteuid() != 0:
-        raise UserdiskError("eject needs root (try sudo)")
+        raise UserdiskError(f"{target}: no launcher has it, and else eject needs root (try sudo)")
     entry = ejecting.find(target)
     for remark in ejecting.eject(entry, force=force, timeout=timeout):
         click.echo(f"userdisk: {remark}", err=True)
     click.echo(f"{entry.record.unit} is ejected")
+
+
+def _ejected_by_launcher(target: str, force: bool) -> str | None:
+    """What a launcher has there is the launcher's to eject, for root, too; None if it has nothing.
+
+    That works for whoever may stop it.
+    """
+    from userdisk.desktop import opening
+    from userdisk.desktop.launchers import launchers
+
+    try:
+        return opening.eject(target, launchers(), force=force)
+    except opening.Unknown:
+        return None
 
 
 def _launch(

@@ -17,6 +17,8 @@ _MODULES: Final = {
     "eject": "userdisk.cli.attach",
     "list": "userdisk.cli.attach",
     "resize": "userdisk.cli.resize",
+    "open": "userdisk.cli.desktop",
+    "desktop": "userdisk.cli.desktop",
     "scsitool": "userdisk.cli.scsitool",
     "stgtest": "userdisk.cli.stgtest",
     "doctor": "userdisk.cli.doctor",

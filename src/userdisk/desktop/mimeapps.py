@@ -38,7 +38,7 @@ def with_default(text: str, types: Iterable[str], entry: str) -> str:
 def is_default(text: str, types: Iterable[str], entry: str) -> bool:
     """Whether `entry` is the first to open each of `types`."""
     group = ""
-    first = {}
+    first: dict[str, str] = {}
     for line in text.splitlines():
         group = _group(line) or group
         if group == _DEFAULTS and (values := _values(line)):

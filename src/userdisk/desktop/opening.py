@@ -27,6 +27,10 @@ class Refused(UserdiskError):
     """A launcher does not let this user do it, or does not know of it: another one might."""
 
 
+class Unknown(UserdiskError):
+    """No launcher has to do with it."""
+
+
 @dataclass(frozen=True, slots=True)
 class DiskClass:
     """A class of disks, as far as opening images needs it."""
@@ -76,8 +80,8 @@ class Launcher(Protocol):
 
 def image_path(path: str) -> str:
     """The one path of an image, through links. Raises `UsageError` if it is no image."""
-    real = os.path.realpath(path)
     try:
+        real = os.path.realpath(path)
         mode = os.stat(real).st_mode
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
@@ -98,7 +102,8 @@ def extension(path: str) -> str:
 def open_image(path: str, launchers: Sequence[Launcher]) -> str:
     """Start and mount the image's disk, or find it mounted; returns the folder.
 
-    Blocks. Raises `UsageError` if it is no image, `UserdiskError` if no launcher could do it.
+    Blocks. Raises `UsageError` if it is no image, `UserdiskError` if no launcher could do it,
+    `Unknown` if none has to do with such images.
     """
     real = image_path(path)
     ending = extension(real)
@@ -119,15 +124,16 @@ def open_image(path: str, launchers: Sequence[Launcher]) -> str:
 
 
 def eject(path: str, launchers: Sequence[Launcher], *, force: bool) -> str:
-    """Eject the disk that is mounted on a folder, or whose image a file is; returns its name.
+    """Eject the disk that is mounted on a folder, whose image a file is, or that has this id.
 
-    Blocks. Raises `UserdiskError`: it is in use, or is no disk of these launchers.
+    Blocks. Returns its name. Raises `UserdiskError`: it is in use; `Unknown`: it is no disk of
+    these launchers.
     """
     real = os.path.realpath(path)
 
     def ejected(launcher: Launcher) -> str | None:
         for disk in launcher.disks():
-            if real == disk.name or real in disk.mountpoints:
+            if real in (disk.name, *disk.mountpoints) or path == disk.id:
                 launcher.eject(disk, force)
                 return disk.name
         return None
@@ -153,6 +159,4 @@ def _first(
         there += 1
     if refusals:
         raise UserdiskError(f"{path}: {'; '.join(refusals)}")
-    if there:
-        raise UserdiskError(f"{path}: {nothing}")
-    raise UserdiskError(f"{path}: {_NO_LAUNCHER}")
+    raise Unknown(f"{path}: {nothing if there else _NO_LAUNCHER}")
