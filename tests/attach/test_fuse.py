@@ -159,6 +159,23 @@ def test_lookup_and_getattr_show_the_size_and_the_kind() -> None:
     assert converse(FakeDevice(), LOOKUP[:-5] + b"disc\0") == reply_of(LOOKUP, error=errno.ENOENT)
 
 
+def test_another_size_is_shown_and_holds() -> None:
+    device = FakeDevice()
+    disk = fuse.FuseDisk(device)
+    getattr_ = GETATTR[:16] + struct.pack("=Q", fuse.DISK) + GETATTR[24:]
+    for size in (4 << 20, 512):
+        disk.resize(size)
+        reply = converse(device, getattr_, disk)
+        # The kernel may not keep what it was told: it would not ask again.
+        assert struct.unpack_from("=Q8xQQ", reply, 16) == (0, fuse.DISK, size)
+    assert converse(device, WRITE, disk) == reply_of(WRITE, error=errno.ENOSPC)  # at 512
+    entry = converse(device, LOOKUP, disk)
+    entry_valid, attributes_valid = struct.unpack_from("=QQ", entry, 16 + 16)
+    assert entry_valid > 0 and attributes_valid == 0
+    disk.resize(1024)
+    assert converse(device, WRITE, disk) == reply_of(WRITE, struct.pack("=II", 512, 0))
+
+
 def test_what_is_not_known_is_enosys() -> None:
     assert converse(FakeDevice(), GETXATTR) == reply_of(GETXATTR, error=errno.ENOSYS)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import socket
 import threading
 from collections.abc import Iterator
@@ -9,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.attach.conftest import wait_until
 from tests.kit.units import RamUnit
 from userdisk.attach.nbd_device import Disk, NbdDevice
 from userdisk.errors import Aborted, HardwareError, MediumError, OutOfSpace, UserdiskError
 from userdisk.gate import Gate
 from userdisk.nbd.export import Export
 from userdisk.nbd.uri import Uri
+from userdisk.nbd_client import Client
 from userdisk.operation import Kind, Operation
 from userdisk.server import Server
 from userdisk.unit import Extent
@@ -35,7 +38,7 @@ class Host:
         self.start()
 
     def start(self) -> None:
-        self.unit = unit = RamUnit(block_count=SIZE // 512)
+        self.unit = unit = RamUnit(block_count=len(self.durable) // 512)
         unit.memory[:] = self.durable
         self.dead = False
 
@@ -49,9 +52,16 @@ class Host:
         self.server = Server([], listen=(), exports=[Export("disk", Gate(unit))], nbd=[self.path])
         self.server.start()
 
-    def die(self, device: NbdDevice) -> None:
+    def grow(self, size: int) -> None:
+        more = bytes(size - len(self.durable))
+        self.durable += more
+        self.unit.memory += more
+        self.unit.resized(size // 512)
+
+    def die(self, device: NbdDevice, client: Client | None = None) -> None:
         self.down.clear()
-        device._client._socket.shutdown(socket.SHUT_RDWR)  # no answer comes any more
+        # No answer comes any more.
+        (client or device._client)._socket.shutdown(socket.SHUT_RDWR)
         self.dead = True  # what it flushes from now on does not count
         self.server.stop()
         self.down.set()
@@ -247,4 +257,96 @@ def test_a_slow_unit_is_not_given_up(host: Host) -> None:
     device = host.device()
     sock = device._client._socket
     assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, 16) == bytes(16)
+    device.close()
+
+
+def test_a_disk_grows(host: Host) -> None:
+    device = host.device()
+    write(device, 0, b"a" * 512)
+    with pytest.raises(UserdiskError, match="its unit has 1048576 bytes, not 2097152"):
+        device.grow(2 * SIZE)
+    assert device.size == SIZE and read(device, 0, 1) == b"a" * 512
+    host.grow(2 * SIZE)
+    assert write(device, 3000, b"b" * 512).error is not None  # this connection does not know
+    before = device._client
+    device.grow(2 * SIZE)
+    assert device.size == 2 * SIZE
+    assert before.lost  # nothing was under way on it
+    assert write(device, 3000, b"b" * 512).error is None
+    host.die(device)
+    assert read(device, 3000, 1) + read(device, 0, 1) == b"b" * 512 + b"a" * 512
+    host.grow(3 * SIZE)
+    device.grow(3 * SIZE)
+    assert write(device, 6143, b"c" * 512).error is None
+    device.close()
+
+
+def held(host: Host, go: threading.Event) -> None:
+    """Its reads wait from now on."""
+    before = host.unit.fault
+
+    def fault(name: str, lba: int, blocks: int) -> None:
+        if name == "read":
+            assert go.wait(30)
+        assert before is not None
+        before(name, lba, blocks)
+
+    host.unit.fault = fault
+
+
+def test_what_is_under_way_when_a_disk_grows_ends_where_it_began(host: Host) -> None:
+    device, go = host.device(), threading.Event()
+    write(device, 0, b"a" * 512)
+    host.grow(2 * SIZE)
+    held(host, go)
+    ended: queue.SimpleQueue[Operation] = queue.SimpleQueue()
+    assert not device.submit(Operation(Kind.READ, 0, 1), ended.put)
+    earlier = device._client
+    device.grow(2 * SIZE)
+    assert not earlier.lost
+    with pytest.raises(UserdiskError, match="from before it last grew"):
+        device.grow(2 * SIZE)
+    assert not device.submit(Operation(Kind.FLUSH), ended.put)  # on the new one
+    go.set()
+    assert {type(ended.get(timeout=30).error) for _ in range(2)} == {type(None)}
+    wait_until(lambda: earlier.lost, 30)
+    device.grow(2 * SIZE)
+    device.close()
+
+
+@pytest.mark.parametrize("which", ["earlier", "newer"])
+def test_a_loss_while_both_connections_are_used(host: Host, which: str) -> None:
+    device, go = host.device(), threading.Event()
+    write(device, 0, b"a" * 512)
+    host.grow(2 * SIZE)
+    held(host, go)
+    ended: queue.SimpleQueue[Operation] = queue.SimpleQueue()
+    assert not device.submit(Operation(Kind.READ, 0, 1), ended.put)
+    earlier = device._client
+    device.grow(2 * SIZE)
+    wait_until(lambda: host.unit.calls["read"] == 1, 30)
+    assert not device.submit(Operation(Kind.WRITE, 3000, 1, data=memoryview(b"b" * 512)), ended.put)
+    dying = threading.Thread(
+        target=host.die, args=(device, earlier if which == "earlier" else device._client)
+    )
+    dying.start()
+    wait_until(lambda: not device._connected, 30)
+    with pytest.raises(UserdiskError):
+        device.grow(3 * SIZE)
+    go.set()
+    dying.join(30)
+    operations = [ended.get(timeout=30) for _ in range(2)]
+    assert [operation.error for operation in operations] == [None, None]
+    assert ended.empty()  # each ended once
+    assert read(device, 3000, 1) + read(device, 0, 1) == b"b" * 512 + b"a" * 512
+    assert host.revived == 1 and device._earlier == {}
+    device.close()
+
+
+def test_a_disk_that_comes_back_larger_shows_what_it_did(host: Host) -> None:
+    device = host.device()
+    write(device, 0, b"a" * 512)
+    host.durable += bytes(SIZE)
+    host.die(device)
+    assert read(device, 0, 1) == b"a" * 512 and device.size == SIZE
     device.close()
