@@ -193,7 +193,7 @@ class Dispatcher:
         for operation in operations:
             try:
                 operation.check(self._unit)
-            except Exception as error:
+            except Exception as error:  # out of range, or what its era ended with
                 operation.fail(error)
             else:
                 inside.append(operation)
@@ -237,7 +237,7 @@ class Dispatcher:
         try:
             if operations:
                 self._unit.batch(operations)
-        except BaseException as error:
+        except BaseException as error:  # whatever a unit raises, as in `perform`
             _fail(operations, error)
         _fail(operations, RuntimeError("batch() left the operation out"))
 
@@ -289,7 +289,7 @@ class Dispatcher:
                 result = self._unit.batch(batched) if batched else None
                 if inspect.isawaitable(result):
                     await result
-            except BaseException as error:
+            except BaseException as error:  # as in `perform_async`
                 _fail(operations, error)
             _fail(operations, RuntimeError("batch() left the operation out"))
         else:

@@ -317,7 +317,7 @@ def _call(callback: _FINISHED | None, ended: list[Task]) -> None:
         return
     try:
         callback(ended)
-    except Exception:
+    except Exception:  # the thread that receives goes on
         _log.exception("a callback of iSCSI commands failed")
 
 

@@ -200,7 +200,7 @@ class Exclusive(Operation):
                 value, error = step.result, step.error
         except StopIteration as stop:
             self.finish(stop.value)
-        except BaseException as failure:
+        except BaseException as failure:  # as in `Operation`
             self.fail(failure)
 
     def _next(self, steps: Sequel, value: Any, error: BaseException | None) -> Operation:

@@ -84,7 +84,7 @@ class FuseServer:
                     return
                 if self._keeps(memoryview(buffer)[:length], buffer):
                     buffer = self._another_buffer()
-        except Exception:
+        except Exception:  # a bug; the mount ends
             log.exception("serving /dev/fuse failed")
         finally:
             self._ended()

@@ -104,7 +104,7 @@ class Signals:
         def run() -> None:
             try:
                 stop()
-            except BaseException as error:
+            except BaseException as error:  # raised below, on the main thread
                 self._error = error
             finally:
                 self._writer.send(bytes([_ENDED]))

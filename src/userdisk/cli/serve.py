@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from userdisk.counters import Tally
     from userdisk.iscsi.chap import Credentials
     from userdisk.listening import Address
+    from userdisk.server import Server
     from userdisk.target.logical_unit import LogicalUnit
     from userdisk.target.target import Target
     from userdisk.tls import ServerTls
@@ -215,7 +216,7 @@ def serve(
         signals.started()
         began = time.monotonic()
         urls = _urls(targets, bound, advertise, exported, server.nbd_addresses, server_tls)
-        control = _control(specs, targets, exported, urls)
+        control = _control(server, specs, targets, exported, urls)
         if bound:
             _print_iscsi(targets, bound, advertise, credentials)
         if server.nbd_addresses:
@@ -259,14 +260,16 @@ def _urls(
 
 
 def _control(
+    server: Server,
     specs: Sequence[str],
     targets: Sequence[Target],
     exports: Sequence[str],
     urls: Sequence[Sequence[str]],
 ) -> Control | None:
-    """The socket for `list` and `resize`; without it the disks are served all the same."""
+    """The socket for `list`, `resize`, `top` and `trace`; the disks are served without it, too."""
     from userdisk import control
     from userdisk.cli.resizing import Served, verbs
+    from userdisk.telemetry import verbs as watching
 
     if not control.available():
         return None
@@ -285,7 +288,8 @@ def _control(
         for number, (spec, (target, lu)) in enumerate(zip(specs, units, strict=True))
     ]
     try:
-        return control.Control(verbs(served))
+        asked = [(each.gate.name, each.gate) for each in served]
+        return control.Control(verbs(served) | watching.verbs(server, asked))
     except (UserdiskError, OSError) as error:
         log.warning("userdisk resize cannot reach this server: %s", error)
         return None
@@ -369,7 +373,7 @@ def _measure(lus: Sequence[LogicalUnit]) -> None:
         except (UserdiskError, StorageError, OSError) as error:
             why = str(error).removeprefix(f"{name}: ")
             click.echo(f"{name}: cannot take another size: {why}", err=True)
-        except Exception:
+        except Exception:  # a bug in the unit's class; the others have their turn
             log.exception("unit %s: measure failed", name)
         else:
             if lu.parameters.size == before:

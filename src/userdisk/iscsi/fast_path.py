@@ -154,7 +154,7 @@ def run(connection: Connection) -> None:
                     data = gate.checked_read(data, read_length)
                     if live:  # not a view, so that nobody would copy it later
                         data = bytes(data)
-            except BaseException as error:
+            except BaseException as error:  # whatever a unit raises, as in `Gate.run`
                 kind, failure, blocks = Kind.READ, error, read_blocks
             else:
                 append(_RESPONSE(start, itt, _NO_TTT, stat_sn, exp_cmd_sn, exp_cmd_sn + window))
@@ -183,7 +183,7 @@ def run(connection: Connection) -> None:
             pos = data_end + data_trailer
             try:
                 write(lba, view[data_start:data_end], False)
-            except BaseException as error:
+            except BaseException as error:  # likewise
                 kind, failure, blocks = Kind.WRITE, error, write_blocks
             else:
                 append(

@@ -195,7 +195,7 @@ def run(connection: Connection) -> None:
                     data = gate.checked_read(data, length)
                     if live:  # not a view, so that nobody would copy it later
                         data = bytes(data)
-            except BaseException as error:
+            except BaseException as error:  # whatever a unit raises, as in `Gate.run`
                 kind, failure = Kind.READ, error
             else:
                 if simple:
@@ -231,7 +231,7 @@ def run(connection: Connection) -> None:
             pos = data_end
             try:
                 write(offset >> shift, view[data_start:data_end], False)
-            except BaseException as error:
+            except BaseException as error:  # likewise
                 kind, failure = Kind.WRITE, error
             else:
                 if simple:
@@ -296,7 +296,7 @@ def landed(connection: Connection, request: Request, data: memoryview, era: Era)
         if sampler.chosen():
             _, write = sampler.time(gate.unit.read, write)
         write(request.offset >> service.shift, data, False)
-    except BaseException as error:
+    except BaseException as error:  # likewise
         tasks.fail(request, Kind.WRITE, error)
     else:
         out.add(service.encoder.good(request))

@@ -216,7 +216,7 @@ class Tasks:
             self._end(task, self._refusal(task.request, refusal))
         except StorageError as failure:
             self._end(task, self._failure(task.request, failure))
-        except Exception as bug:
+        except Exception as bug:  # it ends this request only
             self._connection.environment.report(bug)
             self._end(task, self._reply_error(task.request, Error.EIO))
         return None

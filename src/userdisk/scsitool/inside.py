@@ -59,7 +59,7 @@ class InsideDevice:
         self._stuck = False
         try:
             self._gate.open()
-        except Exception as error:
+        except Exception as error:  # whatever the unit's open() raises
             words = str(error) or type(error).__name__
             raise UserdiskError(f"{spec}: cannot be opened: {words}") from error
         self._lu.sanitize.resume()

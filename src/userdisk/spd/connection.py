@@ -302,7 +302,7 @@ class Connection:
             except StorageError as failure:
                 self._end_task(task, status_of(failure), b"")
                 return
-            except Exception as bug:
+            except Exception as bug:  # it ends this request only
                 self._pipe.report(bug)
                 self._end_task(task, _BUG, b"")
                 return

@@ -32,7 +32,7 @@ class InsidePort:
         self.collect = self._inbox.collect
         try:
             self._gate.open()
-        except Exception as error:
+        except Exception as error:  # whatever the unit's open() raises
             words = str(error) or type(error).__name__
             raise UserdiskError(f"{name}: cannot be opened: {words}") from error
 

@@ -79,7 +79,7 @@ class Background:
                 return
         except StopIteration:
             pass
-        except Exception as bug:
+        except Exception as bug:  # it ends this work, not what comes next
             self._gate.failed(bug, Kind.EXCLUSIVE)
         with self._lock:
             self._steps = self._next.popleft() if self._next else None

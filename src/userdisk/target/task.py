@@ -145,7 +145,7 @@ class Task:
             self.era = self.path.era
         try:
             execution = target.execute(self.nexus, lun, cdb, data_out_length, data_in_length, self)
-        except Exception as error:
+        except Exception as error:  # a bug ends this command only
             self._port.report(error)
             self._end(_check(self.path, sense.INTERNAL_TARGET_FAILURE))
             return
@@ -224,7 +224,7 @@ class Task:
             completion = self._check(sense.from_error(failure, self._bad_block(failure)))
         except CheckCondition as refused:
             completion = self._check(refused.sense, refused.wanted)
-        except Exception as bug:
+        except Exception as bug:  # as in `_execute`
             port.report(bug)
             completion = self._check(sense.INTERNAL_TARGET_FAILURE)
         self._end(completion)

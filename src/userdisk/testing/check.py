@@ -55,12 +55,12 @@ def check_storage_unit(
     except Stuck:  # closing would wait for the operation
         raise
     except BaseException:
-        with suppress(Exception):
+        with suppress(Exception):  # the first failure is the one to tell
             gate.close()
         raise
     try:
         gate.close()
-    except Exception as error:
+    except Exception as error:  # whatever the unit raises
         raise AssertionError(f"the last flush or close failed: {error!r}") from error
 
 
@@ -167,7 +167,7 @@ class _Check:
         def connection(number: int) -> None:
             try:
                 self.own_blocks(window, number)
-            except BaseException as error:
+            except BaseException as error:  # raised by who joins the thread
                 failures.append(error)
 
         with _short_turns():
