@@ -17,7 +17,7 @@ from userdisk.desktop.installing import Installer
 from userdisk.desktop.places import places
 from userdisk.errors import UserdiskError
 
-_OPEN_SECONDS = 10.0
+_OPEN_SECONDS = 3.0
 
 
 def _open(files: Sequence[str], show: bool) -> int:

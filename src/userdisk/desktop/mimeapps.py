@@ -30,8 +30,8 @@ def with_default(text: str, types: Iterable[str], entry: str) -> str:
             lines.insert(end, f"{kind}={entry};")
             end += 1
         else:
-            others = [each for each in _values(lines[at]) if each != entry]
-            lines[at] = f"{kind}={''.join(each + ';' for each in [entry, *others])}"
+            name, _, value = _less(lines[at], entry).partition("=")
+            lines[at] = f"{name}={entry};{value.lstrip()}"
     return "\n".join(lines) + "\n"
 
 
@@ -55,9 +55,8 @@ def without(text: str, entry: str) -> str:
         group = _group(line) or group
         if group in _GROUPS and "=" in line and entry in (values := _values(line)):
             changed.add(group)
-            others = [each for each in values if each != entry]
-            if others:
-                kept.append(f"{_key(line)}={''.join(each + ';' for each in others)}")
+            if len(values) > values.count(entry):
+                kept.append(_less(line, entry))
         else:
             kept.append(line)
     if not changed:
@@ -70,6 +69,13 @@ def without(text: str, entry: str) -> str:
     while kept and not kept[-1].strip():
         kept.pop()
     return "\n".join(kept) + "\n" if kept else ""
+
+
+def _less(line: str, entry: str) -> str:
+    """A line without `entry`; the rest of it as it is."""
+    name, _, value = line.partition("=")
+    parts = value.split(";")
+    return f"{name}={';'.join(part for part in parts if part.strip() != entry)}"
 
 
 def _group(line: str) -> str:
