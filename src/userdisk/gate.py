@@ -19,6 +19,7 @@ import logging
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +32,7 @@ from userdisk.unit import Buffer, Extent, Inline, Parameters, StorageUnit, Usage
 log = logging.getLogger("userdisk")
 
 _BUGS = 100  # different ones that are told apart
+_LAST_ERRORS = 16  # that are kept for people
 _UNCORRECTED = frozenset({0x3, 0x4})  # sense keys: medium error, hardware error
 
 
@@ -61,6 +63,8 @@ class Gate:
         self.state_lock = threading.Lock()
         self.read_errors = 0  #: reads that failed for the medium's or the unit's own reason
         self.write_errors = 0  #: the same of writes, flushes and what else changes blocks
+        #: The last failures: when (seconds since 1970), what in words, and as what it was answered.
+        self.last_errors: deque[tuple[float, str, errors.StorageError]] = deque(maxlen=_LAST_ERRORS)
         self._bugs: dict[object, int] = {}  # how often each was seen
         self._inline = {
             (kind, fua): not inspect.iscoroutinefunction(getattr(unit, kind.name.lower()))
@@ -273,6 +277,9 @@ class Gate:
         return failure
 
     def _count(self, failure: errors.StorageError, kind: Kind) -> None:
+        if not isinstance(failure, errors.Aborted):
+            what = f"{kind.name.lower().replace('_', ' ')}: {failure}"
+            self.last_errors.append((time.time(), what, failure))
         if failure.sense[0] not in _UNCORRECTED:
             return
         with self.state_lock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import socket
 import stat
 import time
@@ -55,8 +56,13 @@ class Listens(Protocol):
         """Stop listening; ends `accept`."""
 
 
-def listen(address: Address) -> Listens:
-    """A listener of the kind that the address asks for. Raises UsageError if it cannot be had."""
+def listen(address: Address, inherited: socket.socket | None = None) -> Listens:
+    """A listener of the kind that the address asks for. Raises UsageError if it cannot be had.
+
+    `inherited`: one that listens there already, for another process as well.
+    """
+    if inherited is not None:
+        return Inherited(inherited)
     if not isinstance(address, tuple) and is_named_pipe(address):
         return NamedPipeListener(str(address))
     return Listener(address)
@@ -91,6 +97,32 @@ class Listener:
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)  # wakes who waits in accept
         self.socket.close()
+
+
+class Inherited:
+    """A socket that listens already, and goes on listening when this process has ended."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = self  # `accept` is all that is asked of it
+        self._sock = sock
+        self._sock.setblocking(False)  # holds for who has it, too, who only keeps it
+        self._closed, self._close = socket.socketpair()
+        bound = sock.getsockname()
+        self.address: Address = bound[:2] if isinstance(bound, tuple) else Path(os.fsdecode(bound))
+        self.where = _text(*self.address) if isinstance(self.address, tuple) else f"unix:{bound}"
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Wait for a client: its socket and address. Raises OSError, also after `close`."""
+        while True:
+            if self._closed in select.select([self._sock, self._closed], [], [])[0]:
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            with contextlib.suppress(BlockingIOError):  # somebody else took it
+                return self._sock.accept()
+
+    def close(self) -> None:
+        """Accept nobody any more; whoever connects waits for the next process."""
+        with contextlib.suppress(OSError):
+            self._close.send(b"\0")
 
 
 def _text(host: str, port: int) -> str:

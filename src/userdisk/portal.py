@@ -15,7 +15,7 @@ import socket
 import ssl
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -34,6 +34,9 @@ USER_TIMEOUT = 60.0  #: seconds that sent data may stay unacknowledged
 _LINGER = 1.0  # seconds for the peer to take the last output
 _UNIX = getattr(socket, "AF_UNIX", None)
 _ROOM_LIMIT = 1.0  # seconds for connections that are being closed to make room for another
+
+_CLIENTS = 256  # that are told apart
+OTHERS = "(others)"  #: stands for clients beyond those
 
 HostPort = tuple[str, int]  #: of an end of a connection; of a Unix socket its path, and 0
 Post = Callable[[Callable[[], None]], None]
@@ -59,7 +62,8 @@ class Owner:
         self._waker = Waker()
         self._inbox: deque[Callable[[], None]] = deque()
         host, port = ends.remote
-        self.name = f"{host}:{port}" if sock.family != _UNIX else host
+        self.local = sock.family == _UNIX
+        self.name = host if self.local else f"{host}:{port}"
         self.aborted = False
         self.connection = door.accept(ends.local, ends.remote, self.post, time.monotonic())
         self._stream: Stream = PlainStream(sock)
@@ -241,22 +245,27 @@ class Portals:
         self._owners: dict[Owner, None] = {}  # the oldest first
         self._changed = threading.Condition()
         self._stopping = False
-        self._past = Tally()
+        self._past: dict[tuple[str, str], Tally] = {}  # by protocol and client
         self.accepted = 0  #: connections that were let in
         self.refused = 0  #: connections over a limit
 
     def listen(
-        self, address: Address, accept: Accept, context: ssl.SSLContext | None = None
+        self,
+        address: Address,
+        accept: Accept,
+        context: ssl.SSLContext | None = None,
+        inherited: socket.socket | None = None,
     ) -> Address:
         """Listen on an address; returns it with the port that was chosen for port 0.
 
         Args:
             accept: makes the protocol's side of each connection.
             context: for protocols whose connections begin TLS.
+            inherited: a socket that listens there already.
 
         Raises UsageError.
         """
-        listener = listen(address)
+        listener = listen(address, inherited)
         door = _Door(listener, accept, context)
         thread = threading.Thread(
             target=self._accept, args=(door,), name=f"portal {listener.where}", daemon=True
@@ -321,17 +330,45 @@ class Portals:
         """A connection is gone; called by its owner's thread."""
         with self._changed:
             self._owners.pop(owner, None)
-            self._past.add(owner.connection.counters)
+            self._add(self._past, owner.connection.counters)
             self._changed.notify_all()
 
     def counters(self) -> Tally:
         """What all connections did up to now, by unit."""
         with self._changed:
             total = Tally()
-            total.add(self._past)
-            for owner in self._owners:
-                total.add(owner.connection.counters)
+            for tally in (*self._past.values(), *(o.connection.counters for o in self._owners)):
+                total.add(tally)
             return total
+
+    def tallies(self) -> list[tuple[Tally, int]]:
+        """What each client did up to now, and how many connections it has."""
+        with self._changed:
+            found: dict[tuple[str, str], Tally] = {}
+            connected: Counter[tuple[str, str]] = Counter()
+            for tally in self._past.values():
+                self._add(found, tally)
+            for owner in self._owners:
+                tally = owner.connection.counters
+                connected[self._add(found, tally)] += 1
+            return [(tally, connected[key]) for key, tally in found.items()]
+
+    def _add(self, tallies: dict[tuple[str, str], Tally], more: Tally) -> tuple[str, str]:
+        """Add what a connection did to its client's; there may be many, the last are one."""
+        key = more.protocol, more.client
+        if key not in tallies and len(tallies) >= _CLIENTS:
+            key = more.protocol, OTHERS
+        mine = tallies.get(key)
+        if mine is None:
+            mine = tallies[key] = Tally()
+            mine.protocol, mine.client = key
+        mine.add(more)
+        return key
+
+    def local_clients(self) -> int:
+        """Connections over Unix sockets."""
+        with self._changed:
+            return sum(owner.local for owner in self._owners)
 
     def stop(self, seconds: int = 2) -> None:
         """Stop accepting, ask everybody to leave within `seconds`, end every connection.

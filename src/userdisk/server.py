@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -63,6 +64,8 @@ class Server:
         tls: for NBD; None: without TLS.
         pipes: the paths of Unix sockets for WinSpd's pipe protocol, and the unit of each. The
             server opens and closes these units too.
+        inherited: sockets that listen already, by the (host, port) or path of `listen` and `nbd`
+            that they are for; they go on listening when the server has stopped.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class Server:
         nbd: Sequence[Address] = (),
         tls: ServerTls | None = None,
         pipes: Mapping[Path, Gate] | None = None,
+        inherited: Mapping[Address, socket.socket] | None = None,
     ) -> None:
         self._targets = {target.name.lower(): target for target in targets}
         if len(self._targets) != len(targets):
@@ -89,6 +93,7 @@ class Server:
         gates += self._pipes.values()
         self._gates: list[Gate] = list(dict.fromkeys(gates))
         self._nbd = tuple(nbd)
+        self._inherited = dict(inherited or {})
         self._tls = tls
         self._exports = {export.name: export for export in exports}
         if len(self._exports) != len(exports):
@@ -155,15 +160,20 @@ class Server:
                 lu.sanitize.resume()
             self._watch.start()
             for portal in self._listen:
+                place = (portal.host, portal.port)
                 bound = self._portals.listen(
-                    (portal.host, portal.port), self._iscsi_connection(portal.tag)
+                    place,
+                    self._iscsi_connection(portal.tag),
+                    inherited=self._inherited.get(place),
                 )
                 assert isinstance(bound, tuple)
                 self._bound.append(bound)
             for path, gate in self._pipes.items():
                 self._portals.listen(path, self._spd_connection(gate))
             for address in self._nbd:
-                bound = self._portals.listen(address, self._nbd_connection, context)
+                bound = self._portals.listen(
+                    address, self._nbd_connection, context, self._inherited.get(address)
+                )
                 self.nbd_addresses.append(bound)
             return self._bound
         except BaseException:
@@ -189,7 +199,7 @@ class Server:
             self.waits_for = f"unit {gate.name} to flush and close"
             try:
                 gate.close()
-            except Exception as error:
+            except Exception as error:  # the other units are to be closed, too
                 log.error("unit %s: cannot be flushed and closed: %s", gate.name, error)
                 failure = failure or error
         if failure is not None:
@@ -215,9 +225,17 @@ class Server:
         for lu in chosen:
             lu.gate.call(lu.port_groups.change({group: state}, Cause.IMPLICIT))
 
+    def local_clients(self) -> int:
+        """Connections over Unix sockets now."""
+        return self._portals.local_clients()
+
     def counters(self) -> Tally:
         """What all connections did up to now, by unit."""
         return self._portals.counters()
+
+    def tallies(self) -> list[tuple[Tally, int]]:
+        """What each client did up to now, and how many connections it has."""
+        return self._portals.tallies()
 
     def _processed(self, lu: LogicalUnit) -> Processed:
         counters = self.counters()[lu.gate]

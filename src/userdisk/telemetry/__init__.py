@@ -1,0 +1,1 @@
+"""What the numbers of a server say: statistics, metrics, live commands, captures."""
