@@ -93,6 +93,27 @@ def test_eject_after_sigkill(desk: Desk, mounted: bool) -> None:
     assert desk.leftovers() == []
 
 
+def test_what_is_open_is_not_ejected(desk: Desk) -> None:
+    for kill in (False, True):
+        device = desk.attach("ram:8M")
+        (entry,) = desk.listed()
+        with device.open("rb"):
+            if kill:
+                os.kill(entry["pid"], signal.SIGKILL)
+                wait_until(lambda: desk.listed()[0]["status"] == "killed")
+            status, line = desk.refused("eject", device)
+            assert status == 1 and f"{device} is in use: used by" in line
+            assert f"(pid {os.getpid()})" in line and "or use --force" in line
+            assert desk.listed()[0]["devices"] == [str(device)]
+            if kill:  # the other half: it is taken away all the same
+                assert desk.run("eject", "--force", device).returncode == 0
+            else:
+                desk.userdisk("list")
+        if not kill:
+            desk.userdisk("eject", device)
+    wait_until(lambda: desk.leftovers() == [])
+
+
 def test_sigkill_while_it_is_being_made(desk: Desk) -> None:
     desk.order("open 30")
     with desk.start("attach", *desk.probe) as process:

@@ -195,6 +195,17 @@ class NbdDevice:
         if flush.error is not None:
             raise flush.error
 
+    def check_ready(self) -> None:
+        """Raise `UserdiskError` if the unit cannot be asked now: why."""
+        with self._lock:
+            self._check_ready()
+
+    def _check_ready(self) -> None:
+        if self._lost is not None:
+            raise UserdiskError(f"the disk is lost: {self._lost}")
+        if self._closing or not self._connected:
+            raise UserdiskError("the disk waits for its unit's process; try again")
+
     def grow(self, size: int) -> None:
         """The unit has so many bytes now, or more: ask it on a connection that knows. Blocks.
 
@@ -202,6 +213,7 @@ class NbdDevice:
         size that it had then.
         """
         with self._lock:
+            self._check_ready()
             if self._earlier:
                 raise UserdiskError("requests from before it last grew are still under way")
         client = self._connect()
@@ -210,8 +222,7 @@ class NbdDevice:
             if client.size < size:
                 raise UserdiskError(f"its unit has {client.size} bytes, not {size}")
             with self._lock:
-                if self._lost is not None or self._closing or not self._connected:
-                    raise UserdiskError("it waits for its unit's process, or has lost it")
+                self._check_ready()
                 self._earlier[self._connection] = self._client
                 self._connection += 1
                 self._client = client

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from userdisk.attach import block, mounts
+from userdisk.attach import block, loop, mounts
 from userdisk.attach.mounts import UnmountFlag
 from userdisk.errors import UserdiskError
 
@@ -53,7 +53,7 @@ def release(devices: Sequence[Path], *, force: bool) -> list[str]:
 
 
 def refuse_open(devices: Sequence[Path], advice: str) -> None:
-    """Raise `UserdiskError` if a process has a device or a partition open, though not mounted.
+    """Raise `UserdiskError` if a process or a loop device has a device or a partition open.
 
     Such a device could be taken away, and the process would not know. Who has only looked at it (as
     udev does) is waited for. `advice`: what to do.
@@ -110,7 +110,9 @@ def held_by(device: Path) -> str:
 
 
 def _users_of(device: Path) -> list[str]:
-    return [user for node in with_partitions(device) for user in mounts.users_of(str(node))]
+    nodes = with_partitions(device)
+    over = [str(other) for node in nodes for other in loop.find(node)]
+    return over + [user for node in nodes for user in mounts.users_of(str(node))]
 
 
 def _list(users: Sequence[str]) -> str:

@@ -36,6 +36,8 @@ class Growing(Protocol):
 
     size: int
 
+    def check_ready(self) -> None: ...
+
     def grow(self, size: int) -> None: ...
 
 
@@ -106,6 +108,7 @@ class Resizing:
         other, or if the disk would be cut and something uses it.
         """
         with self._alone():
+            self._check_ready()
             before = self._shown
             if size < before:
                 self._cut(size, shrink=shrink)
@@ -117,6 +120,7 @@ class Resizing:
     def follow(self) -> None:
         """Show the size that the unit has now. Raises `UserdiskError`."""
         with self._alone():
+            self._check_ready()
             self._follow()
 
     def stop(self) -> None:
@@ -139,6 +143,12 @@ class Resizing:
                 raise UserdiskError(f"{self._unit}: {where}{error.strerror or error}") from None
 
     # -- with the lock -------------------------------------------------------------------------
+
+    def _check_ready(self) -> None:
+        try:
+            self._disk.check_ready()
+        except UserdiskError as error:
+            raise UserdiskError(f"{self._unit}: {error}") from None
 
     def _grow(self, size: int) -> None:
         if self._disk.size < size:
