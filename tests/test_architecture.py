@@ -148,7 +148,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "scsitool",
         "control",
     },
-    "launcher": {"errors", "control", "attach"},
+    "launcher": {"errors", "control", "listening", "attach"},
     "desktop": {"errors", "launcher"},
     "cli": {
         "errors",

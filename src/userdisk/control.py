@@ -55,21 +55,21 @@ class Control:
     Args:
         verbs: what can be asked; called on threads of their own, several at a time. They may
             block, and raise `UserdiskError`, `StorageError` and `OSError`.
+        path: of the socket; None: that of this process in `folder()`.
 
     Raises `OSError` and `UserdiskError` when the socket cannot be made.
     """
 
-    def __init__(self, verbs: Mapping[str, Verb]) -> None:
+    def __init__(self, verbs: Mapping[str, Verb], path: Path | None = None) -> None:
         self._verbs = verbs
         self._peers = threading.BoundedSemaphore(_MAX_PEERS)
-        self._folder = _own_folder()
-        self._path = self._folder / str(os.getpid())
+        self._path = path or _own_folder() / str(os.getpid())
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             with contextlib.suppress(FileNotFoundError):
                 self._path.unlink()  # of an earlier process with this number
-            with _short(self._path) as path:
-                self._listener.bind(path)
+            with short(self._path) as name:
+                self._listener.bind(name)
             self._path.chmod(0o600)
             self._listener.listen(_MAX_PEERS)
         except BaseException:
@@ -122,7 +122,7 @@ class Control:
             return verb(request)
         except (UserdiskError, StorageError, OSError) as error:
             return {"error": str(error), "usage": isinstance(error, UsageError)}
-        except Exception as error:
+        except Exception as error:  # a bug in a verb: who asked is told, too
             log.exception("control: %s failed", request["verb"])
             return {"error": f"{type(error).__name__}: {error}", "usage": False}
 
@@ -144,8 +144,8 @@ def ask(path: Path, request: Mapping[str, object], timeout: float) -> Answer:
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout)
-        with _short(path) as short:
-            connection.connect(short)
+        with short(path) as name:
+            connection.connect(name)
         connection.sendall(json.dumps(request).encode() + b"\n")
         try:
             answer = json.loads(_line(connection, _MAX_ANSWER, timeout))
@@ -198,10 +198,10 @@ def _check(path: Path, owners: Sequence[int]) -> None:
 
 
 def _stale(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe, _short(path) as short:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe, short(path) as name:
         probe.settimeout(1)
         try:
-            probe.connect(short)
+            probe.connect(name)
         except ConnectionRefusedError:
             with contextlib.suppress(OSError):
                 path.unlink()
@@ -212,7 +212,7 @@ def _stale(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _short(path: Path) -> Iterator[str]:
+def short(path: Path) -> Iterator[str]:
     """The socket's path over a descriptor of its folder: a socket takes 107 bytes only."""
     descriptor = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

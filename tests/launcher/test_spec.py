@@ -52,9 +52,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, text: str) -> None:
         spec.read_spec(tmp_path)
 
 
-def test_a_full_disk_leaves_what_was_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec.write(tmp_path, spec.STATUS, STATUS)
 
     def full(descriptor: int) -> None:

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Final
 
 from userdisk import attach
 from userdisk.attach import eject, state
-from userdisk.attach.process import Task, hold
+from userdisk.attach.process import Source, Task, hold
 from userdisk.attach.state import Folder, Record
 from userdisk.errors import UsageError, UserdiskError
 
@@ -107,7 +107,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def main(task: Task) -> int:
+def main(task: Task, source: Source | None = None) -> int:
     """The other end: hold the task's disk, and report on standard output once. Exit status."""
     pipe = os.dup(sys.stdout.fileno())  # the log takes its place
 
@@ -120,7 +120,7 @@ def main(task: Task) -> int:
         report({"folder": str(folder.path), "record": state.as_json(record)})
 
     try:
-        return 1 if hold(task, ready) else 0
+        return 1 if hold(task, ready, source) else 0
     except UserdiskError as error:
         report({"error": str(error), "usage": isinstance(error, UsageError)})
     except OSError as error:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 from userdisk import attach, errors
 from userdisk.attach import daemon, release, state
@@ -48,18 +48,52 @@ class Task:
     wait: float = WAIT  #: seconds that requests wait for the unit's process when it has died
 
 
-def hold(task: Task, ready: Callable[[Folder, Record], None]) -> list[str]:
+class Source(Protocol):
+    """Where the unit is: a process that serves it over NBD on a Unix socket."""
+
+    @property
+    def socket(self) -> str:
+        """The path of the socket, for this process."""
+        ...
+
+    def pid(self) -> int:
+        """Of the process that has the unit now."""
+        ...
+
+    def start(self) -> Mapping[str, Any]:
+        """Wait until it serves; its report, with `disk`. Raises `UserdiskError`."""
+        ...
+
+    def revive(self, timeout: float) -> None:
+        """See that it serves again within `timeout` seconds. Raises `UserdiskError`: why not."""
+        ...
+
+    def lost(self) -> str:
+        """What became of it, in words."""
+        ...
+
+    def stop(self) -> str:
+        """The disk is not used any more; returns what went wrong when the unit was closed."""
+        ...
+
+    def kill(self) -> None:
+        """It is not wanted."""
+        ...
+
+
+def hold(
+    task: Task, ready: Callable[[Folder, Record], None], source: Source | None = None
+) -> list[str]:
     """Attach, call `ready`, and hold the disk until a signal; returns what went wrong at the end.
 
-    For the main thread. Raises `UserdiskError` or `KeyboardInterrupt` if it does not get ready;
-    nothing is left then.
+    `source`: has the unit; None: a process of our own, as the task says. For the main thread.
+    Raises `UserdiskError` or `KeyboardInterrupt` if it does not get ready; nothing is left then.
     """
     way = attach.choose()
     stop = _Stop()
     daemon.become_io_flusher()
     notes = _Notes(task, way.NAME)
     folder = notes.folder
-    socket = state.reachable_socket(folder)
     log_file = "" if task.foreground else str(folder.log)
     disk: NbdDevice | None = None
 
@@ -67,11 +101,11 @@ def hold(task: Task, ready: Callable[[Folder, Record], None]) -> list[str]:
         if disk is not None:
             disk.process_ended()
 
-    unit = UnitProcess(
+    unit = source or _OwnProcess(
+        notes,
         task.command,
         {**task.request, "folder": str(folder.path), "log": log_file},
-        started=notes.unit_started,
-        ended=ended,
+        ended,
     )
     try:
         if not task.foreground:
@@ -80,7 +114,7 @@ def hold(task: Task, ready: Callable[[Folder, Record], None]) -> list[str]:
             served = Disk(**unit.start()["disk"])
             disk = NbdDevice(
                 served,
-                Uri(export=served.export, socket=socket),
+                Uri(export=served.export, socket=unit.socket),
                 revive=unit.revive,
                 why_lost=unit.lost,
                 trouble=notes.trouble,
@@ -91,7 +125,7 @@ def hold(task: Task, ready: Callable[[Folder, Record], None]) -> list[str]:
         folder.remove()
         raise
     attachment = way.attachment(disk, folder.mount, stop.set)
-    resizing = Resizing(folder.name, task.unit, disk, attachment, notes.unit_pid, notes.resized)
+    resizing = Resizing(folder.name, task.unit, disk, attachment, unit.pid, notes.resized)
     try:
         device = attachment.open()
         record = notes.update(
@@ -131,12 +165,31 @@ def _release(devices: list[Path]) -> list[str]:
     return problems + [problem for device in devices for problem in release.write_back(device)]
 
 
-def _close(disk: BlockDevice, unit: UnitProcess) -> list[str]:
+class _OwnProcess(UnitProcess):
+    """A unit's process for this disk alone."""
+
+    def __init__(
+        self,
+        notes: _Notes,
+        command: Sequence[str],
+        request: Mapping[str, Any],
+        ended: Callable[[], None],
+    ) -> None:
+        super().__init__(command, request, started=notes.unit_started, ended=ended)
+        self.pid = notes.unit_pid
+
+    @property
+    def socket(self) -> str:
+        """See `Source`."""
+        return state.reachable_socket(Folder(Path(self.request["folder"])))
+
+
+def _close(disk: BlockDevice, unit: Source) -> list[str]:
     """Flush, disconnect, and have the unit's process end."""
     problems = []
     try:
         disk.close()
-    except Exception as error:
+    except Exception as error:  # the unit's process is to end all the same
         if errors.is_bug(error):
             log.exception("closing failed")
         problems.append(f"the last flush failed: {error}")

@@ -42,6 +42,7 @@ class UnitProcess:
             ones are given.
         started: called with the process id when a process has been started.
         ended: called on some thread when the process has ended unasked.
+        how: more for `subprocess.Popen`.
     """
 
     def __init__(
@@ -51,11 +52,13 @@ class UnitProcess:
         *,
         started: Callable[[int], None] = lambda pid: None,
         ended: Callable[[], None] = lambda: None,
+        how: Mapping[str, Any] | None = None,
     ) -> None:
         self._command = command
-        self._request = dict(request)
+        self.request = dict(request)
         self._started = started
         self._ended = ended
+        self._how = dict(how or {})
         self._process: subprocess.Popen[bytes] | None = None
         self._starts: list[float] = []
         self._stopping = False
@@ -67,14 +70,18 @@ class UnitProcess:
         it does; there is no process then.
         """
         process = self._process = subprocess.Popen(
-            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+            **self._how,
         )
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
             self._started(process.pid)
             assert process.stdin is not None
             with contextlib.suppress(BrokenPipeError):
-                process.stdin.write(json.dumps(self._request).encode() + b"\n")
+                process.stdin.write(json.dumps(self.request).encode() + b"\n")
                 process.stdin.flush()
             report = self._report(deadline)
         except BaseException:
@@ -87,7 +94,7 @@ class UnitProcess:
             if not report:
                 raise UserdiskError(self._end())
             raise (UsageError if report["usage"] else UserdiskError)(report["error"])
-        self._request |= report.get("again", {})
+        self.request |= report.get("again", {})
         threading.Thread(target=self._watch, args=(process,), name="watch", daemon=True).start()
         return report
 
@@ -122,6 +129,11 @@ class UnitProcess:
             with contextlib.suppress(ValueError):
                 return f"the unit's process was killed ({signal.Signals(-status).name})"
         return f"the unit's process ended (status {status})"
+
+    @property
+    def exit_status(self) -> int | None:
+        """Of the last process, once it has ended; negative: the signal that killed it."""
+        return None if self._process is None else self._process.poll()
 
     def stop(self) -> str:
         """Have it flush, close and end; returns what went wrong, or nothing. Waits for its end."""

@@ -40,7 +40,7 @@ def main() -> int:
     told = Told()
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the attaching process decides what they mean
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     request = told.request()
     if request["log"]:
         daemon.log_to(Path(request["log"]), logging.WARNING)
@@ -49,17 +49,17 @@ def main() -> int:
     daemon.become_io_flusher()
     try:
         unit = UnitOptions(**request["options"]).open(request["unit"])
-        _restored(unit, request)
+        restored(unit, request)
         server, export = _server(unit, request)
-        _start(server, request["unit"])
+        start(server, request["unit"])
     except (UserdiskError, OSError) as error:
-        told.say({"error": _line(error), "usage": isinstance(error, UsageError)})
+        told.say({"error": line_of(error), "usage": isinstance(error, UsageError)})
         return 1
     except KeyboardInterrupt:
         told.say({"error": "interrupted", "usage": False})
         return 1
     with _control(request["unit"], export.gate):
-        told.say({"disk": dataclasses.asdict(_disk(unit, export)), "again": _again(unit, request)})
+        told.say({"disk": dataclasses.asdict(disk_of(unit, export)), "again": again(unit, request)})
         with contextlib.suppress(KeyboardInterrupt):  # told by a signal
             told.wait_for_end()
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -99,7 +99,7 @@ def _tell(news: threading.Event) -> None:
             control.ask(attaching, {"verb": "follow"}, _TELL_SECONDS)
 
 
-def _restored(unit: StorageUnit, request: dict[str, Any]) -> None:
+def restored(unit: StorageUnit, request: dict[str, Any]) -> None:
     """A disk that was resized has that size in this process, too, if its class cannot look."""
     record = Folder(Path(request["folder"])).read()
     kind = type(unit)
@@ -109,7 +109,7 @@ def _restored(unit: StorageUnit, request: dict[str, Any]) -> None:
         unit.resized(record.size // unit.block_length)
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
+def interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
@@ -124,7 +124,7 @@ def _server(unit: StorageUnit, request: dict[str, Any]) -> tuple[Server, Export]
     return Server([target], listen=(), exports=[export], nbd=[Path(socket)]), export
 
 
-def _start(server: Server, unit: str) -> None:
+def start(server: Server, unit: str) -> None:
     try:
         server.start()
     except UserdiskError as error:
@@ -135,7 +135,7 @@ def _start(server: Server, unit: str) -> None:
         raise UserdiskError(f"{unit}: opening it failed: {reason}") from None
 
 
-def _disk(unit: StorageUnit, export: Export) -> Disk:
+def disk_of(unit: StorageUnit, export: Export) -> Disk:
     parameters = unit.parameters
     return Disk(
         export=export.name,
@@ -147,7 +147,7 @@ def _disk(unit: StorageUnit, export: Export) -> Disk:
     )
 
 
-def _again(unit: StorageUnit, request: dict[str, Any]) -> dict[str, Any]:
+def again(unit: StorageUnit, request: dict[str, Any]) -> dict[str, Any]:
     """What is asked of the process that takes this one's place: the same disk, not a new one."""
     options = request["options"] | {"new_guid": False}
     if hasattr(unit, "path"):  # an image that has gone must not be made again, empty
@@ -155,7 +155,7 @@ def _again(unit: StorageUnit, request: dict[str, Any]) -> dict[str, Any]:
     return {"options": options}
 
 
-def _line(error: UserdiskError | OSError) -> str:
+def line_of(error: UserdiskError | OSError) -> str:
     if isinstance(error, UserdiskError):
         return str(error)
     where = f"{error.filename}: " if error.filename else ""

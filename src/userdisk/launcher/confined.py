@@ -16,6 +16,7 @@ import sys
 def main() -> None:
     """Become the program; ends with one line and status 127 if that cannot be."""
     how, command = json.loads(sys.argv[1]), sys.argv[2:]
+    os.get_exec_path()  # imports what it needs now: the user may have no access to it
     try:
         for path in how["procs"]:
             with open(path, "w") as file:

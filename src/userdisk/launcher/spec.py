@@ -127,6 +127,12 @@ class Status:
     mountpoints: tuple[str, ...] = ()
 
 
+def start_time() -> int:
+    """When this process started, in clock ticks since boot: tells it from a later one."""
+    stat = Path("/proc/self/stat").read_text(errors="replace")
+    return int(stat.rpartition(")")[2].split()[19])
+
+
 def write(folder: Path, name: str, content: Spec | Status) -> None:
     """Replace a file of an instance; at no time it is half written. Raises `OSError`."""
     temporary = folder / f"{name}.new"

@@ -1,0 +1,148 @@
+"""The process that has the unit of an instance: serves it on the sockets that its shim holds."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from userdisk import control
+from userdisk.attach import daemon
+from userdisk.attach.unit_process import Told
+from userdisk.cli.names import portal_text, target_names
+from userdisk.cli.nbd_offer import offers_of
+from userdisk.cli.resizing import Served, verbs
+from userdisk.cli.secrets import find_credentials
+from userdisk.cli.unit_process import again, disk_of, interrupt, line_of, start
+from userdisk.cli.units import UnitOptions, unit_name
+from userdisk.errors import UsageError, UserdiskError
+from userdisk.gate import Gate
+from userdisk.identity import identity_of
+from userdisk.listening import Address
+from userdisk.nbd.export import Export
+from userdisk.server import Server
+from userdisk.target.logical_unit import LogicalUnit
+from userdisk.target.target import Target
+from userdisk.unit import StorageUnit
+
+log = logging.getLogger("userdisk")
+
+_ORPHANED: Final = 60.0  # seconds for the attaching process to flush when the shim was killed
+_LOOK: Final = 0.05
+
+
+def main() -> int:
+    """Serve one unit until the shim wants an end; returns the exit status."""
+    told = Told()
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, interrupt)
+    request = told.request()
+    daemon.log_to_terminal(logging.WARNING)
+    if request["flusher"]:
+        daemon.become_io_flusher()
+    try:
+        unit = UnitOptions(**request["options"]).open(request["unit"])
+        offer = _Offer(unit, request)
+        start(offer.server, request["unit"])
+    except (UserdiskError, OSError) as error:
+        told.say({"error": line_of(error), "usage": isinstance(error, UsageError)})
+        return 1
+    except KeyboardInterrupt:
+        told.say({"error": "interrupted", "usage": False})
+        return 1
+    with offer.control():
+        told.say(offer.report() | {"again": again(unit, request)})
+        with contextlib.suppress(KeyboardInterrupt):
+            told.wait_for_end()
+            _wait_for_attached(offer.server)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        offer.server.stop()
+    except Exception as error:  # the server has logged what is a bug
+        told.say({"failed": f"the last flush failed: {error}"})
+        return 1
+    told.say({"failed": ""})
+    return 0
+
+
+def _wait_for_attached(server: Server) -> None:
+    """A device is taken away before its unit ends, also when the shim was killed."""
+    deadline = time.monotonic() + _ORPHANED
+    while server.local_clients() and time.monotonic() < deadline:
+        time.sleep(_LOOK)
+
+
+class _Offer:
+    """What is served where."""
+
+    def __init__(self, unit: StorageUnit, request: Mapping[str, Any]) -> None:
+        iscsi, nbd = request["iscsi"], request["nbd"]
+        self._unit, self._spec, self._iscsi = unit, request["unit"], iscsi
+        self._socket = Path(nbd["path"])
+        self._gate = Gate(unit, unit_name(request["export"]))
+        given = [iscsi["target"]] if iscsi and iscsi["target"] else []
+        (self._target,) = target_names([request["export"]], given, each=False)
+        target = Target(self._target, [LogicalUnit(self._gate, saved=identity_of(unit))])
+        self._export = Export(request["export"], self._gate, request["unit"])
+        inherited: dict[Address, socket.socket] = {self._socket: _socket(nbd)}
+        listen: tuple[tuple[str, int], ...] = ()
+        credentials = None
+        if iscsi is not None:
+            listen = ((iscsi["host"], iscsi["port"]),)
+            inherited[listen[0]] = _socket(iscsi)
+            credentials = find_credentials(iscsi["chap_file"] or None, os.environ)
+        self.server = Server(
+            [target],
+            listen=listen,
+            credentials=credentials,
+            initiators=iscsi["initiators"] if iscsi else (),
+            exports=[self._export],
+            nbd=[self._socket],
+            inherited=inherited,
+        )
+
+    def report(self) -> dict[str, Any]:
+        """What the shim and the attaching process want to know."""
+        (nbd,) = offers_of(self._export.name, self._socket, None)
+        portal = portal_text(self._iscsi["host"], self._iscsi["port"]) if self._iscsi else ""
+        return {
+            "disk": dataclasses.asdict(disk_of(self._unit, self._export)),
+            "pid": os.getpid(),
+            "portal": portal,
+            "target": self._target if self._iscsi else "",
+            "nbd_uri": nbd.uri,
+        }
+
+    @contextlib.contextmanager
+    def control(self) -> Iterator[None]:
+        """The socket on which the unit can be asked."""
+        names = [self._export.name, self._target]
+        try:
+            answering = control.Control(verbs([Served(self._spec, self._gate, names)]))
+        except (UserdiskError, OSError) as error:
+            log.warning("the disk cannot be asked, nor resized: %s", error)
+            yield
+            return
+        try:
+            yield
+        finally:
+            answering.close()
+
+
+def _socket(place: Mapping[str, Any]) -> socket.socket:
+    sock = socket.socket(fileno=place["descriptor"])
+    sock.set_inheritable(False)
+    return sock
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""The attaching process of an instance: its unit is in another process, which the shim keeps."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from userdisk import control
+from userdisk.attach import state
+from userdisk.attach.launch import main as hold_and_report
+from userdisk.attach.nbd_device import WAIT
+from userdisk.attach.process import Task
+from userdisk.control import Answer
+from userdisk.errors import UserdiskError
+from userdisk.launcher import sockets
+from userdisk.launcher.spec import read_spec, read_status
+
+_PATIENCE: Final = 3600.0
+_MARGIN: Final = 5.0  # seconds more than the shim itself waits
+_LONGEST_SOCKET: Final = 100  # bytes
+
+
+class HeldUnit:
+    """The unit of an instance, as its shim answers for it; see `userdisk.attach.process.Source`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        path = str(folder / sockets.NBD)
+        if len(os.fsencode(path)) > _LONGEST_SOCKET:
+            path = f"/proc/self/fd/{self._descriptor}/{sockets.NBD}"
+        self.socket = path
+
+    def _ask(self, verb: str, seconds: float, **fields: object) -> Answer:
+        try:
+            return control.ask(self._folder / "shim", {"verb": verb, **fields}, seconds)
+        except OSError as error:
+            raise UserdiskError(f"the launcher's process of it has gone: {error}") from None
+
+    def start(self) -> Mapping[str, Any]:
+        """See `Source`."""
+        timeout = read_spec(self._folder).start_timeout
+        answer = self._ask("unit", timeout + _MARGIN, timeout=timeout)
+        report = answer["report"]
+        assert isinstance(report, dict)
+        return report
+
+    def revive(self, timeout: float) -> None:
+        """See `Source`."""
+        self._ask("unit", timeout + _MARGIN, timeout=timeout)
+
+    def lost(self) -> str:
+        """See `Source`."""
+        return read_status(self._folder).last_error or "the unit's process has gone"
+
+    def pid(self) -> int:
+        """See `Source`."""
+        return read_status(self._folder).unit_pid
+
+    def stop(self) -> str:
+        """See `Source`: the shim closes it."""
+        return ""
+
+    def kill(self) -> None:
+        """See `Source`: the shim ends it."""
+
+
+def _end_with(pid: int, started: int) -> None:
+    """Stop this process in order when the shim has been killed: nobody else would."""
+    with state.opened_process(pid, started) as process:
+        while process is not None and not state.wait_for_end(process, _PATIENCE):
+            pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def main() -> int:
+    """Hold the device until a signal; returns the exit status."""
+    request = json.load(sys.stdin)
+    folder = Path(request["folder"])
+    shim = os.getppid()
+    threading.Thread(
+        target=_end_with, args=(shim, state.start_time(shim) or 0), daemon=True
+    ).start()
+    task = Task(
+        sys.argv[1], request["name"], (), {}, request["mountpoint"], foreground=False, wait=WAIT
+    )
+    return hold_and_report(task, HeldUnit(folder))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""What the processes of an instance print: two files that stay bounded, however much comes.
+
+What comes too fast is dropped, and the number of bytes noted, so that a program which floods its
+log costs neither the disk nor the processor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Final
+
+LOG: Final = "log"
+_RATE: Final = 1 << 20  # bytes/s on average
+_BURST: Final = 1 << 20  # bytes
+_CHUNK: Final = 64 << 10
+_LONGEST_TAIL: Final = 1 << 20  # bytes
+
+
+class LogFile:
+    """Takes what is written to `descriptor`, until all who have it are gone. Thread-safe.
+
+    Args:
+        folder: of `log`, and of `log.1`, which has what was before.
+        limit: bytes of both together.
+    """
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self._path = folder / LOG
+        self._older = folder / f"{LOG}.1"
+        self._limit = max(limit // 2, 4096)
+        self._lock = threading.Lock()
+        self._tokens, self._filled, self._dropped = float(_BURST), time.monotonic(), 0
+        self._file = self._open()
+        self._reader, self.descriptor = os.pipe2(os.O_CLOEXEC)
+        threading.Thread(target=self._copy, name="log", daemon=True).start()
+
+    def note(self, line: str) -> None:
+        """A line of the shim's own."""
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+        self._write(f"{stamp} launcher: {line}\n".encode(errors="backslashreplace"))
+
+    def _open(self) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        return os.open(self._path, flags, 0o600)
+
+    def _copy(self) -> None:
+        while part := os.read(self._reader, _CHUNK):
+            now = time.monotonic()
+            self._tokens = min(self._tokens + (now - self._filled) * _RATE, _BURST)
+            self._filled = now
+            if len(part) > self._tokens:
+                self._dropped += len(part)
+                continue
+            self._tokens -= len(part)
+            if self._dropped:
+                dropped, self._dropped = self._dropped, 0
+                self.note(f"{dropped} bytes came too fast and were dropped")
+            self._write(part)
+
+    def _write(self, data: bytes) -> None:
+        with self._lock, contextlib.suppress(OSError):  # a full disk: nobody must wait for a log
+            if os.fstat(self._file).st_size + len(data) > self._limit:
+                os.replace(self._path, self._older)
+                os.close(self._file)
+                self._file = self._open()
+            os.write(self._file, data)
+
+
+def tail(folder: Path, lines: int) -> list[str]:
+    """The last lines of an instance's log, the oldest first; as text, whatever is in it."""
+    data = b""
+    for name in (f"{LOG}.1", LOG):
+        with contextlib.suppress(OSError), open(folder / name, "rb") as file:
+            file.seek(max(os.fstat(file.fileno()).st_size - _LONGEST_TAIL, 0))
+            data += file.read(_LONGEST_TAIL)
+    return data.decode(errors="replace").splitlines()[-lines:] if lines > 0 else []

@@ -1,0 +1,310 @@
+"""The shim of one instance: holds its sockets, keeps its processes running, says how it is.
+
+Theory of operation. The main thread has the unit's process (and the program, if the class has one):
+it starts them, waits for their end or for a stop, and starts them again as the policy says. The
+listening sockets are made here and inherited, so that whoever connects meanwhile waits in their
+queue. A thread attaches and mounts once, while the unit is still being opened; the attaching
+process outlives the unit's. Verbs run on threads of the control socket.
+
+    starting --up--> running <--> degraded      what was asked for is missing, but it serves
+    running --the unit's process ends--> restarting --up--> running
+    restarting --no more tries, or its data went with it--> failed
+    any --stop--> stopping --> the shim ends, and its folder with it
+
+The service may come and go: nothing here depends on it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Final
+
+from userdisk.control import Answer, Control
+from userdisk.errors import UsageError, UserdiskError
+from userdisk.launcher import log_file, sockets, spec
+from userdisk.launcher.attached import Attached
+from userdisk.launcher.processes import Processes
+from userdisk.launcher.restarts import Restarts
+from userdisk.launcher.spec import Spec, State, Status
+
+SHIM: Final = "shim"  #: the control socket in the instance's folder
+_LONGEST_WAIT: Final = 3600.0
+_STOP_SECONDS: Final = 86400.0
+
+
+class Shim:
+    """One instance. Raises `UserdiskError` and `OSError` when its sockets cannot be had."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._status = Status(State.STARTING, time.time(), os.getpid(), spec.start_time())
+        self._report: dict[str, Any] = {}  # of the unit's process that is up
+        self._events: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._stopping = False
+        self._problem = ""  # when the unit was closed
+        self._ended = threading.Event()
+        self._spec = given = spec.read_spec(folder)
+        self._log = log_file.LogFile(folder, given.log_bytes)
+        self._sockets = self._listen(given)
+        self._processes = Processes(self._spec, folder, self._sockets, self._log, self._events.put)
+        self._attached = Attached(self._spec, folder, self._note_attached)
+        verbs = {"status": self._say, "stop": self._stop, "unit": self._unit, "log": self._tail}
+        self._control = Control(verbs, folder / SHIM)
+
+    def _listen(self, given: Spec) -> dict[str, socket.socket]:
+        found = {sockets.NBD: sockets.listen_unix(self._folder / sockets.NBD)}
+        if given.iscsi:
+            from userdisk.listening import Listener
+
+            sock = found["iscsi"] = Listener((given.host, given.port)).socket
+            assert isinstance(sock, socket.socket)
+            port = sock.getsockname()[1]
+            if port != given.port:
+                self._spec = replace(given, port=port)
+                spec.write(self._folder, spec.SPEC, self._spec)
+        return found
+
+    # -- the main thread -------------------------------------------------------------------------
+
+    def run(self, ready: int) -> int:
+        """Serve until a stop; returns the exit status. `ready`: a descriptor for one line of JSON.
+
+        A first start that fails is the end: it is said there, and nothing is left behind.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._on_signal)
+        self._update()
+        if self._spec.attach.wanted:
+            threading.Thread(target=self._attach, name="attach", daemon=True).start()
+        try:
+            self._up(self._processes.start(self._spec.start_timeout))
+        except UserdiskError as error:
+            self._processes.kill()
+            self._update(state=State.FAILED, last_error=str(error))
+            self._attached.abandon()
+            _say(ready, {"error": str(error), "usage": isinstance(error, UsageError)})
+            self._close()
+            return 1
+        self._attached.wait()
+        with self._lock:
+            _say(ready, {"status": asdict(self._status)})
+        self._supervise()
+        self._close()
+        return 0
+
+    def _supervise(self) -> None:
+        restarts = Restarts(self._spec.policy)
+        began = time.monotonic()
+        while (event := self._events.get()) != "stop":
+            if not self._report or not self._processes.has_ended(event):
+                continue  # it is about a process of the past
+            persistent = bool(self._report["disk"]["persistent"])
+            status, reason = self._processes.ended(event)
+            self._down(status, reason)
+            if not persistent:
+                self._fail(f"{reason}; its data went with it")
+                continue
+            if not self._restart(restarts, status, reason, time.monotonic() - began):
+                break
+            began = time.monotonic()
+        self._close_unit()
+
+    def _restart(self, restarts: Restarts, status: int | None, reason: str, ran: float) -> bool:
+        """Start the unit again, or fail; False: a stop came before that."""
+        failed = status != 0
+        while True:
+            delay = restarts.next(time.monotonic(), failed=failed, ran=ran)
+            if delay is None:
+                self._fail(reason)
+                return True
+            if self._wait_for_stop(delay):
+                return False
+            self._update(restarts=self._status.restarts + 1)
+            try:
+                report = self._processes.start(self._spec.start_timeout)
+            except UserdiskError as error:
+                self._processes.kill()
+                reason, ran, failed = str(error), 0.0, True
+                self._log.note(reason)
+                self._update(last_error=reason)
+                continue
+            self._up(report)
+            return True
+
+    def _wait_for_stop(self, delay: float) -> bool:
+        deadline = time.monotonic() + delay
+        while (left := deadline - time.monotonic()) > 0:
+            with contextlib.suppress(queue.Empty):
+                if self._events.get(timeout=left) == "stop":
+                    return True
+        return False
+
+    def _up(self, report: dict[str, Any]) -> None:
+        disk = report["disk"]
+        with self._changed:
+            self._report = report
+            missing = self._attached.missing
+            self._update(
+                state=State.DEGRADED if missing else State.RUNNING,
+                unit_pid=report["pid"],
+                program_pid=self._processes.program_pid,
+                size=disk["size"],
+                block_length=disk["block_length"],
+                read_only=disk["read_only"],
+                portal=report["portal"],
+                target=report["target"],
+                nbd_uri=report["nbd_uri"],
+            )
+
+    def _down(self, status: int | None, reason: str) -> None:
+        self._log.note(reason)
+        with self._changed:
+            self._report = {}
+            self._update(
+                state=State.RESTARTING,
+                unit_pid=0,
+                program_pid=0,
+                exit_status=status,
+                last_error=reason,
+            )
+
+    def _fail(self, reason: str) -> None:
+        """It stays, so that people can see why, until it is stopped."""
+        self._log.note(f"failed: {reason}")
+        for sock in self._sockets.values():  # whoever waits in a queue must not wait for ever
+            sock.close()
+        self._update(state=State.FAILED, last_error=reason)
+
+    def _close_unit(self) -> None:
+        self._problem = self._processes.stop(self._spec.stop_timeout)
+
+    def _close(self) -> None:
+        for sock in self._sockets.values():
+            sock.close()
+        self._update(state=State.ENDED, unit_pid=0, program_pid=0)
+        self._ended.set()
+        self._control.close()
+        time.sleep(0.05)  # the answer to the stop goes out
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        threading.Thread(target=self._stop, args=({"force": True},), daemon=True).start()
+
+    # -- the attaching thread --------------------------------------------------------------------
+
+    def _attach(self) -> None:
+        self._attached.attach()
+
+    def _note_attached(self, **fields: Any) -> None:
+        """Something is different with the device; `state` follows from it."""
+        with self._changed:
+            if self._status.state in (State.RUNNING, State.DEGRADED):
+                missing = self._attached.missing
+                fields["state"] = State.DEGRADED if missing else State.RUNNING
+            self._update(**fields)
+
+    # -- verbs -----------------------------------------------------------------------------------
+
+    def _say(self, request: Mapping[str, object]) -> Answer:
+        with self._lock:
+            return {"status": asdict(self._status)}
+
+    def _tail(self, request: Mapping[str, object]) -> Answer:
+        lines = request.get("lines", 10)
+        return {"lines": log_file.tail(self._folder, lines if isinstance(lines, int) else 10)}
+
+    def _unit(self, request: Mapping[str, object]) -> Answer:
+        """What the unit's process has said; waits until it is up."""
+        deadline = time.monotonic() + _seconds(request, "timeout", _LONGEST_WAIT)
+        with self._changed:
+            while not self._report:
+                if self._status.state in (State.FAILED, State.ENDED, State.STOPPING):
+                    raise UserdiskError(self._status.last_error or "the disk is being stopped")
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise UserdiskError(self._status.last_error or "the unit is not ready yet")
+                self._changed.wait(left)
+            return {"report": self._report}
+
+    def _stop(self, request: Mapping[str, object]) -> Answer:
+        """Unmount, detach, flush, close. An error if it is in use and not forced."""
+        force = request.get("force") is True
+        timeout = _seconds(request, "timeout", _STOP_SECONDS)
+        with self._lock:
+            if self._stopping:
+                raise UserdiskError("it is being stopped already")
+            self._stopping = True
+            before = self._status.state
+            self._update(state=State.STOPPING)
+        try:
+            remarks = self._attached.eject(force=force, timeout=timeout)
+        except BaseException:
+            with self._lock:
+                self._stopping = False
+                self._update(state=before)
+            raise
+        self._events.put("stop")
+        self._ended.wait(timeout)
+        if self._problem:
+            remarks.append(self._problem)
+        return {"remarks": remarks, "failed": self._problem}
+
+    def _update(self, **fields: Any) -> None:
+        with self._changed:
+            if "state" in fields and self._status.state is not fields["state"]:
+                if self._stopping and fields["state"] in (
+                    State.RUNNING, State.DEGRADED, State.RESTARTING,
+                ):  # fmt: skip
+                    del fields["state"]
+                else:
+                    fields["since"] = time.time()
+            self._status = replace(self._status, **fields)
+            self._changed.notify_all()
+            try:
+                spec.write(self._folder, spec.STATUS, self._status)
+            except OSError as error:
+                self._log.note(f"{spec.STATUS}: {error.strerror}")
+
+
+def _seconds(request: Mapping[str, object], name: str, longest: float) -> float:
+    value = request.get(name)
+    return min(max(float(value), 0.0), longest) if isinstance(value, int | float) else longest
+
+
+def _say(descriptor: int, message: Mapping[str, Any]) -> None:
+    with contextlib.suppress(OSError):
+        os.write(descriptor, json.dumps(message).encode() + b"\n")
+    os.close(descriptor)
+
+
+def main(arguments: list[str]) -> int:
+    """`FOLDER READY`: the instance's folder, and the descriptor for the first report."""
+    if os.fork():
+        os._exit(0)  # nobody has to wait for the shim
+    folder, ready = Path(arguments[0]), int(arguments[1])
+    os.chdir("/")
+    try:
+        shim = Shim(folder)
+    except (UserdiskError, OSError) as error:
+        _say(ready, {"error": str(error), "usage": isinstance(error, UsageError)})
+        shutil.rmtree(folder, ignore_errors=True)
+        return 1
+    return shim.run(ready)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
