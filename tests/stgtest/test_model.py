@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from userdisk.stgtest.model import Entry, Model
 from userdisk.stgtest.pattern import FOREIGN, ZERO
+from userdisk.stgtest.runs import CHUNK, Runs, State
 
 BLOCKS = 3
 VALUES = [FOREIGN, ZERO, 1000, *range(1, 42)]
@@ -62,8 +64,8 @@ SCRIPTS = st.lists(
 )
 
 
-def play(script: list[tuple[str, int, int]]) -> None:
-    """Every read is asked for every value there is."""
+def play(script: list[tuple[str, int, int]], base: int) -> None:
+    """Every read is asked for every value there is. The blocks begin at `base`."""
     model, now = Model(), 1
     history: list[Done] = []
     flying: list[Done] = []
@@ -74,7 +76,7 @@ def play(script: list[tuple[str, int, int]]) -> None:
         history.append(done := Done(entry, now))
         return done
 
-    first = submit(Entry(0, BLOCKS, 1000))
+    first = submit(Entry(base, BLOCKS, 1000))
     now += 1
     model.written(first.entry)
     first.ended = now
@@ -97,7 +99,8 @@ def play(script: list[tuple[str, int, int]]) -> None:
                 done.failed = failed
             done.ended = now
             continue
-        end = min(BLOCKS, number + blocks)
+        end = min(BLOCKS, number + blocks) + base
+        number += base
         value = {"write": len(history), "read": None}.get(what, ZERO)
         if value is None:  # one for each answer that there can be
             askers[now] = [asking(model, number, end - number, each) for each in VALUES]
@@ -108,9 +111,38 @@ def play(script: list[tuple[str, int, int]]) -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(SCRIPTS)
-def test_it_allows_what_can_be_and_nothing_else(script: list[tuple[str, int, int]]) -> None:
-    play([*script, *[("read", 0, BLOCKS)], *[("end", 0, 0)] * 40])
+@given(SCRIPTS, st.sampled_from([0, CHUNK - 1]))
+def test_it_allows_what_can_be_and_nothing_else(
+    script: list[tuple[str, int, int]], base: int
+) -> None:
+    play([*script, *[("read", 0, BLOCKS)], *[("end", 0, 0)] * 40], base)
+
+
+CHANGES = st.lists(
+    st.tuples(st.integers(-5, 5), st.integers(1, 9), st.sampled_from([None, 1, 2, (1, 2), (2, 3)])),
+    max_size=30,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(CHANGES)
+def test_runs_are_what_was_set(changes: list[tuple[int, int, State]]) -> None:
+    """Against a plain list, around the edge of a chunk."""
+    low, high = CHUNK - 6, CHUNK + 16
+    runs = Runs()
+    whole: list[State] = [None] * (high - low)
+    for at, blocks, state in changes:
+        lba = CHUNK + at
+        runs.set(lba, lba + blocks, state)
+        whole[lba - low : lba - low + blocks] = [state] * blocks
+        cuts, states = runs.look(low, high)
+        spans = [stop - start for start, stop in pairwise(cuts)]
+        assert min(spans) > 0
+        assert (cuts[0], cuts[-1]) == (low, high)
+        assert [s for s, n in zip(states, spans, strict=True) for _ in range(n)] == whole
+        for start, left, right in zip(cuts[1:], states, states[1:], strict=False):
+            assert left != right or start == CHUNK
+        assert runs.count == sum(len(starts) for starts, _ in runs._chunks.values())
 
 
 def settled(model: Model, value: int, lba: int = 0, blocks: int = 4) -> None:
@@ -164,11 +196,13 @@ def test_a_failed_write_to_an_unknown_block_leaves_it_unknown() -> None:
 
 def test_memory_is_bounded() -> None:
     model = Model(most=8)
-    for lba in range(0, 100, 4):
+    for lba in range(0, 4 * CHUNK, CHUNK // 2):
         settled(model, lba + 1, lba)
-    assert model.forgotten == 92
+    assert model.forgotten == 2 * 2 * 4
     assert found(model, [FOREIGN] * 4, 0) == []
-    assert len(found(model, [FOREIGN] * 8, 92)) == 8
+    assert found(model, [FOREIGN] * 4, 3 * CHUNK // 2) == []
+    assert len(found(model, [FOREIGN] * 4, 2 * CHUNK)) == 4
+    assert len(found(model, [FOREIGN] * 4, 7 * CHUNK // 2)) == 4
 
 
 def test_operations_do_not_keep_each_other() -> None:
