@@ -61,6 +61,15 @@ def test_answers_in_any_order(step: int) -> None:
     assert not exchange.outstanding
 
 
+def test_what_was_read_stays_when_more_comes() -> None:
+    exchange = begun()
+    requests = [Request(Kind.READ, 0, 1) for _ in range(2)]
+    for hint, (each, data) in enumerate(zip(requests, (b"a" * 512, b"b" * 512), strict=True), 1):
+        exchange.encode(each)
+        feed(exchange, response(hint, 1, data), 100000)
+    assert [each.result for each in requests] == [b"a" * 512, b"b" * 512]
+
+
 @pytest.mark.parametrize(
     ("kind", "status", "expected", "lba"),
     [

@@ -22,11 +22,15 @@ _CHANGES = frozenset({Kind.WRITE, Kind.FLUSH, Kind.UNMAP})
 class Request:
     """One request; `error` or `result` (what a READ found) is set when it has ended.
 
+    `status` is what the device said, if it has answered.
+
     Args:
         extents: of an UNMAP, as (lba, blocks).
     """
 
-    __slots__ = ("blocks", "data", "done", "error", "extents", "fua", "kind", "lba", "result")
+    __slots__ = (
+        "blocks", "data", "done", "error", "extents", "fua", "kind", "lba", "result", "status"
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -45,6 +49,7 @@ class Request:
         self.extents = extents
         self.fua = fua
         self.result: bytes = b""
+        self.status = wire.GOOD
         self.error: StorageError | None = None
         self.done: Callable[[Request], None] | None = None
 
@@ -120,7 +125,7 @@ class Exchange:
         if here < wire.LENGTH.size:
             return None
         (length,) = wire.LENGTH.unpack_from(self._buffer, at)
-        if not length or length > self._longest:
+        if length > self._longest:
             raise ProtocolError(f"the device sends a message of {length} bytes")
         if here < wire.LENGTH.size + length:
             return None
@@ -145,6 +150,7 @@ class Exchange:
         if response.kind != request.kind:
             self.outstanding[response.hint] = request
             raise ProtocolError(f"the device answers a {request.kind.name} as another request")
+        request.status = response.status
         if response.status.scsi:
             request.error = _failure(response, request)
         elif request.kind is Kind.READ:
