@@ -65,6 +65,7 @@ def _show(folder: str) -> None:
         [program, folder],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,  # the file manager keeps it
         start_new_session=True,
     )
     try:
