@@ -22,8 +22,9 @@ class FakeLauncher:
     instances: list[dict[str, Any]] = field(default_factory=list)
     requests: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
     refuse: dict[str, tuple[int, str]] = field(default_factory=dict)  #: word of the path -> answer
-    mount_in: str = ""  #: the folder that a mount gives
-    started_mounted: bool = False
+    mount_in: str = ""  #: where disks are mounted
+    hidden: bool = False  #: what runs is nothing to the caller
+    last_error: str = ""  #: of disks that are started
 
     def answer(self, method: str, target: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """Status and content."""
@@ -35,13 +36,14 @@ class FakeLauncher:
                 status, message = self.refuse[word]
                 return status, {"error": message}
         if words == ["classes"]:
-            return 200, {"classes": self.classes}
+            extra = {"opens": [], "may_start": True, "error": ""}
+            return 200, {"classes": [{**extra, **each} for each in self.classes]}
         if words == ["instances"] and method == "GET":
             wanted = {key: values[0] for key, values in parse_qs(url.query).items()}
             found = [
                 each
                 for each in self.instances
-                if all(each[key] == value for key, value in wanted.items())
+                if not self.hidden and all(each[key] == value for key, value in wanted.items())
             ]
             return 200, {"instances": found}
         if words == ["instances"]:
@@ -49,9 +51,6 @@ class FakeLauncher:
         instance = next((each for each in self.instances if each["id"] == words[1]), None)
         if instance is None:
             return 404, {"error": "no such instance"}
-        if words[2] == "mount":
-            instance["mountpoints"] = [self.mount_in] if self.mount_in else []
-            return 200, instance
         self.instances.remove(instance)
         return 200, instance
 
@@ -63,8 +62,8 @@ class FakeLauncher:
             "class": body["class"],
             "name": body["name"],
             "state": "running",
-            "last_error": "",
-            "mountpoints": [self.mount_in] if self.started_mounted else [],
+            "last_error": self.last_error,
+            "mountpoints": [self.mount_in] if self.mount_in else [],
         }
         self.instances.append(instance)
         return 201, instance

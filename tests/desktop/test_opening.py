@@ -77,13 +77,22 @@ def test_what_runs_is_shown(two: Two, image: Path) -> None:
     first = open_image(str(image), two.launchers)
     assert open_image(str(image), two.launchers) == first
     assert len(two.system.instances) == 1
-    assert sum(path.endswith("/mount") for _, path, _ in two.system.requests) == 1
 
 
-def test_what_its_class_mounts_is_not_mounted_again(two: Two, image: Path) -> None:
-    two.system.started_mounted = True
-    assert open_image(str(image), two.launchers) == "/run/media/me/disk"
-    assert not any(path.endswith("/mount") for _, path, _ in two.system.requests)
+def test_what_somebody_else_has_open(two: Two, image: Path) -> None:
+    two.stop(1)
+    open_image(str(image), two.launchers)
+    two.system.hidden = True
+    with pytest.raises(UserdiskError, match="in use already, by somebody else"):
+        open_image(str(image), two.launchers)
+
+
+def test_what_runs_without_a_mount(two: Two, image: Path) -> None:
+    open_image(str(image), two.launchers)
+    two.system.instances[0]["mountpoints"] = []
+    with pytest.raises(UserdiskError, match=r"in use already, as image\.0, but nobody"):
+        open_image(str(image), two.launchers)
+    assert len(two.system.instances) == 1
 
 
 @pytest.mark.parametrize(
@@ -92,9 +101,11 @@ def test_what_its_class_mounts_is_not_mounted_again(two: Two, image: Path) -> No
         lambda two: two.stop(0),
         lambda two: two.system.classes.clear(),
         lambda two: two.system.classes[0].update(opens=[]),
+        lambda two: two.system.classes[0].update(may_start=False),
+        lambda two: two.system.classes[0].update(error="image.toml: it is damaged"),
         lambda two: two.system.refuse.update(instances=(403, "me may not start image")),
     ],
-    ids=["absent", "no class", "another class", "refused"],
+    ids=["absent", "no class", "another class", "no right", "damaged", "refused"],
 )
 def test_the_users_own_is_second(two: Two, image: Path, change: object) -> None:
     change(two)  # type: ignore[operator]
@@ -104,11 +115,14 @@ def test_the_users_own_is_second(two: Two, image: Path, change: object) -> None:
 def test_what_is_said_when_nobody_can(two: Two, image: Path, tmp_path: Path) -> None:
     other = tmp_path / "disk.other"
     other.touch()
-    with pytest.raises(Unknown, match=r"disk\.other: no class of disks opens \.other$"):
+    with pytest.raises(Unknown, match=r"disk\.other: no class of disks opens \.other; `sudo"):
         open_image(str(other), two.launchers)
     two.system.refuse["POSTinstances"] = (403, "you may not start image")
     two.stop(1)
     with pytest.raises(UserdiskError, match=r"you may not start image$"):
+        open_image(str(image), two.launchers)
+    two.system.classes[0]["may_start"] = False
+    with pytest.raises(UserdiskError, match=r"you may not start disks of class image$"):
         open_image(str(image), two.launchers)
     two.stop(0)
     with pytest.raises(Unknown, match="sudo userdisk launcher install"):
@@ -116,12 +130,14 @@ def test_what_is_said_when_nobody_can(two: Two, image: Path, tmp_path: Path) -> 
 
 
 def test_a_disk_that_cannot_be_mounted(two: Two, image: Path) -> None:
+    """It does not stay."""
     two.system.mount_in = ""
-    with pytest.raises(UserdiskError, match="nothing on it can be mounted"):
+    with pytest.raises(UserdiskError, match="class image does not mount its disks"):
         open_image(str(image), two.launchers)
-    two.system.instances[0]["last_error"] = "the disk is blank"
+    two.system.last_error = "attaching: the disk is blank"
     with pytest.raises(UserdiskError, match="the disk is blank"):
         open_image(str(image), two.launchers)
+    assert two.system.instances == []
 
 
 def test_a_failure_is_not_tried_elsewhere(two: Two, image: Path) -> None:

@@ -34,33 +34,23 @@ class HttpLauncher:
         return self._title
 
     def classes(self) -> Sequence[DiskClass]:
-        """The classes that this user may start."""
-        found = self._ask("GET", "/v1/classes")["classes"]
+        """All classes."""
         return [
-            DiskClass(each["name"], tuple(each.get("opens", ())))
-            for each in found
-            if each.get("may_start", True) is not False
+            DiskClass(each["name"], tuple(each["opens"]), each["may_start"], each["error"])
+            for each in self._ask("GET", "/v1/classes")["classes"]
         ]
 
     def disks(self) -> Sequence[Disk]:
         """What runs, as far as this user may know."""
         return [_disk(each) for each in self._ask("GET", "/v1/instances")["instances"]]
 
-    def start(self, kind: str, path: str) -> Disk:
-        """Start the disk of an image, or find it running."""
+    def start(self, kind: str, path: str) -> Disk | None:
+        """Start the disk of an image, up to its mount; None if it runs already."""
         wanted = {"class": kind, "name": path, "arguments": [path], "wait": True}
         try:
             return _disk(self._ask("POST", "/v1/instances", wanted))
-        except _Conflict as error:
-            query = f"?class={quote(kind, safe='')}&name={quote(path, safe='')}"
-            running = self._ask("GET", f"/v1/instances{query}")["instances"]
-            if not running:
-                raise UserdiskError(str(error)) from None
-            return _disk(running[0])
-
-    def mount(self, disk: Disk) -> Disk:
-        """Mount it where the launcher mounts disks of this user."""
-        return _disk(self._ask("POST", f"/v1/instances/{quote(disk.id)}/mount", {"folder": ""}))
+        except _Conflict:
+            return None
 
     def eject(self, disk: Disk, force: bool) -> None:
         """Unmount, flush and stop it."""
@@ -136,6 +126,6 @@ def _disk(instance: Mapping[str, Any]) -> Disk:
     return Disk(
         instance["id"],
         instance["name"],
-        tuple(instance.get("mountpoints", ())),
-        instance.get("last_error") or "",
+        tuple(instance["mountpoints"]),
+        instance["last_error"],
     )

@@ -16,6 +16,7 @@ from userdisk.errors import UsageError, UserdiskError
 
 _T = TypeVar("_T")
 
+_ADD_CLASS: Final = "`sudo userdisk desktop install --system` adds one for images"
 _NO_LAUNCHER: Final = "no launcher runs; `sudo userdisk launcher install` starts the system's"
 
 
@@ -37,6 +38,8 @@ class DiskClass:
 
     name: str
     opens: tuple[str, ...]  #: endings of file names, each with its dot
+    may_start: bool = True  #: this user
+    error: str = ""  #: why it cannot be used
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +61,15 @@ class Launcher(Protocol):
         ...
 
     def classes(self) -> Sequence[DiskClass]:
-        """The classes that this user may start."""
+        """All classes."""
         ...
 
     def disks(self) -> Sequence[Disk]:
         """What runs, as far as this user may know."""
         ...
 
-    def start(self, kind: str, path: str) -> Disk:
-        """Start the disk of an image, or find it running."""
-        ...
-
-    def mount(self, disk: Disk) -> Disk:
-        """Mount it where the launcher mounts disks of this user."""
+    def start(self, kind: str, path: str) -> Disk | None:
+        """Start the disk of an image, up to its mount; None if it runs already."""
         ...
 
     def eject(self, disk: Disk, force: bool) -> None:
@@ -108,19 +107,24 @@ def open_image(path: str, launchers: Sequence[Launcher]) -> str:
     real = image_path(path)
     ending = extension(real)
 
-    def mounted(launcher: Launcher) -> str | None:
-        kind = next((each.name for each in launcher.classes() if ending in each.opens), None)
+    def opened(launcher: Launcher) -> str | None:
+        kind = _class(launcher, ending)
         if kind is None:
             return None
         disk = launcher.start(kind, real)
-        if not disk.mountpoints:
-            disk = launcher.mount(disk)
-        if not disk.mountpoints:
-            reason = disk.last_error or "nothing on it can be mounted"
+        if disk is not None and not disk.mountpoints:
+            launcher.eject(disk, True)  # nobody has seen it yet
+            reason = disk.last_error or f"class {kind} does not mount its disks"
             raise UserdiskError(f"{path}: {reason}")
+        if disk is None:
+            disk = _running(launcher, real)
+            if not disk.mountpoints:
+                reason = disk.last_error or "nobody has mounted it"
+                raise UserdiskError(f"{path}: it is in use already, as {disk.id}, but {reason}")
         return disk.mountpoints[0]
 
-    return _first(path, launchers, mounted, f"no class of disks opens {ending or 'such files'}")
+    nothing = f"no class of disks opens {ending or 'such files'}; {_ADD_CLASS}"
+    return _first(path, launchers, opened, nothing)
 
 
 def eject(path: str, launchers: Sequence[Launcher], *, force: bool) -> str:
@@ -139,6 +143,24 @@ def eject(path: str, launchers: Sequence[Launcher], *, force: bool) -> str:
         return None
 
     return _first(path, launchers, ejected, "no disk of userdisk is mounted there")
+
+
+def _class(launcher: Launcher, ending: str) -> str | None:
+    """The first class for such files that this user may start; None if there is none at all."""
+    found = [each for each in launcher.classes() if ending in each.opens]
+    for each in found:
+        if each.may_start and not each.error:
+            return each.name
+    for each in found:
+        raise Refused(each.error or f"you may not start disks of class {each.name}")
+    return None
+
+
+def _running(launcher: Launcher, real: str) -> Disk:
+    for disk in launcher.disks():
+        if disk.name == real:
+            return disk
+    raise Refused("it is in use already, by somebody else")
 
 
 def _first(
