@@ -199,6 +199,15 @@ def test_a_flush_under_way_is_repeated(desk: Desk) -> None:
     desk.userdisk("eject", device)
 
 
+def test_a_relative_path_is_found_again(desk: Desk) -> None:
+    (desk.folder / "disk.img").write_bytes(bytes(SIZE))
+    device = desk.attach("disk.img")
+    again(desk, kill_unit(desk))
+    with opened(device) as disk:
+        os.pwrite(disk, blocks_of(b"x" * 4096), 0)
+    desk.userdisk("eject", device)
+
+
 def test_a_disk_in_memory_is_lost_with_its_process(desk: Desk) -> None:
     device = desk.attach("ram:8M")
     with opened(device) as disk:

@@ -95,13 +95,16 @@ class FuseLoop:
     def resize(self, size: int) -> None:
         """See `Attachment.resize`."""
         assert self._server is not None and self.device is not None
-        self._server.resize(size)
-        os.stat(self._file)  # the kernel asks for the size: the loop driver takes it from there
-        loop.set_capacity(self.device)
-        if (shown := block.size(self.device)) != size:
-            raise UserdiskError(
-                f"{self.device}: has {shown} bytes still; the kernel did not follow"
-            )
+        before = os.stat(self._file).st_size
+        try:
+            self._server.resize(size)
+            os.stat(self._file)  # the kernel asks for it: the loop driver takes it from there
+            loop.set_capacity(self.device)
+            if (shown := block.size(self.device)) != size:
+                raise UserdiskError(f"{self.device}: the kernel does not follow: {shown} bytes")
+        except BaseException:
+            self._server.resize(before)
+            raise
 
     @property
     def _file(self) -> Path:

@@ -94,6 +94,7 @@ def hold(
     daemon.become_io_flusher()
     notes = _Notes(task, way.NAME)
     folder = notes.folder
+    where = _current_folder()
     log_file = "" if task.foreground else str(folder.log)
     disk: NbdDevice | None = None
 
@@ -125,7 +126,7 @@ def hold(
         folder.remove()
         raise
     attachment = way.attachment(disk, folder.mount, stop.set)
-    resizing = Resizing(folder.name, task.unit, disk, attachment, unit.pid, notes.resized)
+    resizing = Resizing(folder.name, task.unit, where, disk, attachment, unit.pid, notes.resized)
     try:
         device = attachment.open()
         record = notes.update(
@@ -157,6 +158,14 @@ def hold(
     return problems
 
 
+def _current_folder() -> str:
+    """Where relative paths begin; the root if it has been removed."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return "/"
+
+
 def _release(devices: list[Path]) -> list[str]:
     try:
         problems = release.release(devices, force=True)
@@ -175,7 +184,10 @@ class _OwnProcess(UnitProcess):
         request: Mapping[str, Any],
         ended: Callable[[], None],
     ) -> None:
-        super().__init__(command, request, started=notes.unit_started, ended=ended)
+        # Relative paths mean the same when it is started again, and this process is elsewhere.
+        here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        how = {"cwd": f"/proc/self/fd/{here}"}
+        super().__init__(command, request, started=notes.unit_started, ended=ended, how=how)
         self.pid = notes.unit_pid
 
     @property
@@ -217,7 +229,10 @@ class _Notes:
         return self._record.unit_pid
 
     def resized(self, size: int) -> None:
-        self.update(size=size)
+        try:
+            self.update(size=size)
+        except OSError as error:  # the disk has it all the same
+            log.error("%s: %s", self.folder.path, error.strerror)
 
     def unit_started(self, pid: int) -> None:
         self.update(unit_pid=pid, unit_start_time=state.start_time(pid) or 0)

@@ -47,6 +47,7 @@ class Resizing:
     Args:
         name: of the attachment.
         unit: as the user named it.
+        where: the folder that the user was in.
         disk: the connection to the unit.
         attachment: what shows the device.
         unit_pid: the process that has the unit now; it answers on its control socket.
@@ -57,6 +58,7 @@ class Resizing:
         self,
         name: str,
         unit: str,
+        where: str,
         disk: Growing,
         attachment: Attachment,
         unit_pid: Callable[[], int],
@@ -69,7 +71,8 @@ class Resizing:
         self._device = Path()
         self._unit_pid = unit_pid
         self._noted = noted
-        self._where = os.getcwd()
+        self._where = where
+        self._sockets = control.folder()  # it may depend on the current folder
         self._turn = threading.Lock()
         self._stopped = False
         self._control: control.Control | None = None
@@ -223,7 +226,7 @@ class Resizing:
     def _ask(self, request: Mapping[str, object], timeout: float) -> Answer:
         pid = self._unit_pid()
         try:
-            return control.ask(control.folder() / str(pid), request, timeout)
+            return control.ask(self._sockets / str(pid), request, timeout)
         except TimeoutError:
             raise UserdiskError(
                 f"{self._unit}: is busy: no answer within {timeout:g} s; what was asked may still"

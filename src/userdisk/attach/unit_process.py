@@ -69,13 +69,16 @@ class UnitProcess:
         `timeout` in seconds; None: as long as it takes. Raises `UsageError` and `UserdiskError` as
         it does; there is no process then.
         """
-        process = self._process = subprocess.Popen(
-            self._command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-            **self._how,
-        )
+        try:
+            process = self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                start_new_session=True,
+                **self._how,
+            )
+        except OSError as error:
+            raise UserdiskError(f"the unit's process cannot be started: {error.strerror}") from None
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
             self._started(process.pid)

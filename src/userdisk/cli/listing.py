@@ -67,25 +67,38 @@ def running() -> list[Running]:
             found.append((path, control.ask(path, {"verb": "info"}, _LOOK_SECONDS)))
         except (OSError, UserdiskError):
             continue  # it has just ended, or does not answer
-    behind = {info.get("unit_pid") for _, info in found}  # who attaches these disks stands for them
+    # A process behind an attached disk is that disk: who attaches it stands for both.
+    behind = {info["pid"]: info for _, info in found}
+    attached = {info["unit_pid"] for _, info in found if "unit_pid" in info}
     return [
-        Running(
-            socket=path,
-            pid=int(info["pid"]),
-            number=number,
-            attached=str(info.get("attached", "")),
-            unit=str(each["unit"]),
-            folder=str(info["folder"]),
-            names=[str(name) for name in each["names"]],
-            urls=[str(url) for url in each.get("urls", ())],
-            size=int(each["size"]),
-            block_length=int(each.get("block_length", 0)),
-            read_only=each.get("read_only") is True,
-        )
+        _running(path, info, number, each, behind.get(info.get("unit_pid")))
         for path, info in found
-        if info["pid"] not in behind
+        if info["pid"] not in attached
         for number, each in enumerate(info["units"])
     ]
+
+
+def _running(
+    path: Path,
+    info: dict[str, Any],
+    number: int,
+    each: dict[str, Any],
+    behind: dict[str, Any] | None,
+) -> Running:
+    same = [each, *(behind["units"] if behind is not None else ())]
+    return Running(
+        socket=path,
+        pid=int(info["pid"]),
+        number=number,
+        attached=str(info.get("attached", "")),
+        unit=str(each["unit"]),
+        folder=str(info["folder"]),
+        names=[str(name) for one in same for name in one["names"]],
+        urls=[str(url) for one in same for url in one.get("urls", ())],
+        size=int(each["size"]),
+        block_length=int(each.get("block_length", 0)),
+        read_only=each.get("read_only") is True,
+    )
 
 
 def _list(as_json: bool) -> None:

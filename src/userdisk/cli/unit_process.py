@@ -48,13 +48,14 @@ def main() -> int:
         daemon.log_to_terminal(logging.WARNING)
     daemon.become_io_flusher()
     try:
-        unit = UnitOptions(**request["options"]).open(request["unit"])
-        restored(unit, request)
-        server, export = _server(unit, request)
-        start(server, request["unit"])
-    except (UserdiskError, OSError) as error:
-        told.say({"error": line_of(error), "usage": isinstance(error, UsageError)})
-        return 1
+        try:
+            unit = UnitOptions(**request["options"]).open(request["unit"])
+            restored(unit, request)
+            server, export = _server(unit, request)
+            start(server, request["unit"])
+        except (UserdiskError, OSError) as error:
+            told.say({"error": line_of(error), "usage": isinstance(error, UsageError)})
+            return 1
     except KeyboardInterrupt:
         told.say({"error": "interrupted", "usage": False})
         return 1
