@@ -17,6 +17,10 @@ from userdisk.errors import UsageError, UserdiskError
 _SBIN: Final = "/usr/local/sbin:/usr/sbin:/sbin"  # not on the PATH of every root shell
 
 
+#: File systems without owners, or none that Linux knows of.
+_OWNERLESS: Final = ("vfat", "exfat", "ntfs")
+
+
 @dataclass(frozen=True, slots=True)
 class Format:
     """How one kind of file system is made and mounted. All of them discard the disk first."""
@@ -102,9 +106,18 @@ def make(kind: str, node: Path) -> None:
 
 
 def mount(
-    node: Path, folder: Path, *, options: Sequence[str], read_only: bool, discards: bool
+    node: Path,
+    folder: Path,
+    *,
+    options: Sequence[str],
+    read_only: bool,
+    discards: bool,
+    owner: int | None = None,
 ) -> str:
-    """Mount what is on the node; returns its type. Blocks. Raises `UserdiskError`."""
+    """Mount what is on the node; returns its type. Blocks. Raises `UserdiskError`.
+
+    owner: the user id that files belong to in a file system that has no owners.
+    """
     kind = content(node)
     if not kind:
         raise UsageError(f"the disk is blank; make a file system with --format {'|'.join(FORMATS)}")
@@ -113,6 +126,8 @@ def mount(
     how = FORMATS.get(kind, Format("", "", (), [kind], discard=False))
     helpers = [name for name in how.types if _find(f"mount.{name}")]
     given = [*(["ro"] if read_only else ["discard"] if how.discard and discards else []), *options]
+    if owner is not None and kind in _OWNERLESS:
+        given.insert(0, f"uid={owner}")
     run = _run(
         ["mount", "-t", [*helpers, how.types[-1]][0]]
         + (["-o", ",".join(given)] if given else [])

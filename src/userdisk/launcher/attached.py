@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from pathlib import Path
@@ -29,6 +30,7 @@ class Attached:
         self._folder = folder
         self._note = note
         self._name = ""  # of the attachment
+        self._made: Path | None = None  # the folder it is mounted on, if it was not there
         self._done = threading.Event()
         self._abandoned = False
         self.missing = spec.attach.wanted  #: something that was asked for is not there
@@ -72,7 +74,9 @@ class Attached:
         ).start()
         filesystem.add_partitions(attached.device)
         if wanted.mount:
-            place = _folder(Path(wanted.mount), wanted.owner)
+            place = Path(wanted.mount)
+            self._made = None if place.exists() else place
+            _folder(place, wanted.owner)
             node = filesystem.choose_partition(attached.device, wanted.partition)
             fresh = bool(wanted.format) and not record.read_only and not filesystem.content(node)
             if fresh:
@@ -83,6 +87,7 @@ class Attached:
                 options=wanted.mount_options,
                 read_only=record.read_only,
                 discards=record.discards,
+                owner=wanted.owner,
             )
             if fresh and wanted.owner is not None:
                 os.chown(place, wanted.owner, -1)
@@ -123,9 +128,12 @@ class Attached:
             return []  # somebody else has ejected it
         self._abandoned = True
         try:
-            return eject.eject(entry, force=force, timeout=timeout)
+            remarks = eject.eject(entry, force=force, timeout=timeout)
+            self._remove_folder()
+            return remarks
         except UserdiskError as error:
             if not entry.folder.path.exists():  # it has gone, though not without a fault
+                self._remove_folder()
                 return [str(error)]
             self._abandoned = False
             raise
@@ -133,8 +141,13 @@ class Attached:
             self._abandoned = False
             raise
 
+    def _remove_folder(self) -> None:
+        if self._made is not None:
+            with contextlib.suppress(OSError):  # somebody keeps something there
+                self._made.rmdir()
 
-def _folder(path: Path, owner: int | None) -> Path:
+
+def _folder(path: Path, owner: int | None) -> None:
     """The folder to mount on, made if it is missing. Raises `UsageError`."""
     if not path.exists():
         path.mkdir(parents=True)
@@ -144,4 +157,3 @@ def _folder(path: Path, owner: int | None) -> Path:
         raise UsageError(f"{path}: not a folder")
     if path.is_mount():
         raise UsageError(f"{path}: something is mounted there already")
-    return path
