@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -289,3 +291,24 @@ def test_the_script_of_nautilus(home: Path, installer: Installer, tmp_path: Path
     names = ["a b", "-c", "$HOME", "'"]
     said = subprocess.check_output([script, *names], text=True, env={"PATH": os.defpath})
     assert said.splitlines() == ["-m", "desktop", "eject", "--", *names]
+
+
+def test_the_class_of_images(installer: Installer, tmp_path: Path) -> None:
+    """It is added for the system's launcher; what an administrator changes in it stays."""
+    with_class = dataclasses.replace(installer, classes=tmp_path / "classes.d")
+    path = tmp_path / "classes.d" / "image.toml"
+    with_class.install()
+    content = tomllib.loads(path.read_text())
+    assert content["opens"] == [".rawdisk", ".img"]
+    assert content["user"] == "%u", "images are opened with the rights of who opens them"
+    assert {"nosuid", "nodev"} <= set(content["attach"]["mount-options"])
+    with_class.uninstall()
+    assert not path.parent.exists()
+    with_class.install()
+    changed = path.read_text().replace('["*"]', '["@staff"]')
+    path.write_text(changed)
+    assert all(each.well for each in with_class.status())
+    with_class.install()
+    assert path.read_text() == changed
+    assert any("was changed" in remark for remark in with_class.uninstall())
+    assert path.read_text() == changed

@@ -98,8 +98,7 @@ def _status(system: bool, as_json: bool) -> int:
     else:
         for each in found:
             click.echo(f"{each.state:<10}  {each.what}: {each.path}")
-    needed = [each for each in found if each.what != "the default application"]
-    return 0 if all(each.state == "installed" for each in needed) else 1
+    return 0 if all(each.well for each in found) else 1
 
 
 def _windows(program: str, remove: bool) -> None:
@@ -115,12 +114,13 @@ def _installer(system: bool) -> Installer:
         raise UserdiskError("on Windows, `userdisk desktop windows` prints a registry file")
     if system and os.geteuid() != 0:
         raise UserdiskError("--system writes for all users and needs root (try sudo)")
-    from userdisk.desktop.launchers import extensions
+    from userdisk.desktop.launchers import classes_folder, extensions
 
     program = [sys.executable, "-P", "-m", "userdisk"]
     if system:
         _check_reachable(Path(program[0]))
-    return Installer(places(os.environ, system=system), program, extensions())
+    classes = classes_folder() if system else None
+    return Installer(places(os.environ, system=system), program, extensions(), classes)
 
 
 def _check_reachable(program: Path) -> None:

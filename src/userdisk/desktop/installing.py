@@ -41,6 +41,12 @@ class Status:
     what: str
     path: Path
     state: State
+    optional: bool = False  #: some do without, or have their own
+
+    @property
+    def well(self) -> bool:
+        """Whether it is as it should be."""
+        return self.state == "installed" or (self.optional and self.state != "not ours")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,7 @@ class Installer:
     places: Places
     program: Sequence[str]
     extensions: Sequence[str] = ()  #: more endings of images, each with its dot
+    classes: Path | None = None  #: where a class that opens images is added, too
 
     def install(self, *, default: bool = False) -> list[str]:
         """Write everything; returns remarks. `default`: be the first to open the types.
@@ -75,7 +82,8 @@ class Installer:
                 raise UserdiskError(f"{piece.path}: {error}") from None
         self._remember([piece.path for piece in (*own, *shared)])
         for each in own:
-            if self._state(each) != "installed":
+            state = self._state(each)
+            if state == "missing" or (state == "different" and not each.keep):
                 files.replace(each.path, each.text, each.mode)
         for piece, text in texts.items():
             files.replace(piece.path, text)
@@ -88,6 +96,8 @@ class Installer:
             state = self._state(piece)
             if state == "not ours":
                 remarks.append(f"{piece.path} is not userdisk's; left as it is")
+            elif state == "different" and piece.keep:
+                remarks.append(f"{piece.path} was changed; left as it is")
             elif state != "missing":
                 files.remove(piece.path)
         for each in self._shared(True):
@@ -101,7 +111,7 @@ class Installer:
 
     def status(self) -> list[Status]:
         """Each piece, in the order of installing."""
-        found = [Status(each.what, each.path, self._state(each)) for each in self._own()]
+        found = [Status(each.what, each.path, self._state(each), each.keep) for each in self._own()]
         for piece in self._shared(True):
             text = files.read(piece.path) or ""
             state: State = "missing"
@@ -112,13 +122,15 @@ class Installer:
                     state = "different"
             except UserdiskError:
                 state = "not ours"
-            found.append(Status(piece.what, piece.path, state))
+            optional = isinstance(piece, pieces.Default)
+            found.append(Status(piece.what, piece.path, state, optional))
         return found
 
     def _own(self) -> list[OwnFile]:
         folders = [*self.places.other_data, self.places.data]
         extensions = mime_types.own_extensions(self.extensions, folders)
-        return pieces.own_files(self.places, self.program, extensions)
+        found = pieces.own_files(self.places, self.program, extensions)
+        return found if self.classes is None else [*found, pieces.image_class(self.classes)]
 
     def _shared(self, default: bool) -> list[Shared]:
         found: list[Shared] = [pieces.default(self.places)] if default else []

@@ -12,7 +12,9 @@ from urllib.parse import quote
 
 from userdisk.desktop.opening import Absent, Disk, DiskClass, Refused
 from userdisk.errors import UserdiskError
-from userdisk.launcher.places import api_sockets
+from userdisk.launcher.places import api_sockets, classes_folder
+
+__all__ = ["HttpLauncher", "classes_folder", "extensions", "launchers"]
 
 _SECONDS: Final = (
     120.0  # for a start that formats or checks nothing; the launcher's own are shorter

@@ -31,6 +31,7 @@ class OwnFile:
     path: Path
     text: str
     mode: int = 0o644
+    keep: bool = False  #: what somebody has changed in it stays
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +140,29 @@ def own_files(places: Places, program: Sequence[str], extensions: Sequence[str])
             )
         )
     return found
+
+
+def image_class(folder: Path) -> OwnFile:
+    """The class of disks that opens images, for the system's launcher.
+
+    The unit's process has the rights of whoever opens the image, and so reads nobody else's files;
+    what is mounted has no programs that give other rights, and no devices.
+    """
+    extensions = ", ".join(f'"{each}"' for each in mime_types.EXTENSIONS)
+    text = (
+        f"# {REMARK}, if nothing was changed\n"
+        'description = "Disk images that are opened in a file manager"\n'
+        'unit = "%1"\n'
+        'user = "%u"\n'
+        f"opens = [{extensions}]\n"
+        'may-start = ["*"]\n'
+        "iscsi = false\n"
+        "\n"
+        "[attach]\n"
+        'mount = "/run/media/%u/%l"\n'
+        'mount-options = ["nosuid", "nodev"]\n'
+    )
+    return OwnFile("the class of disks", folder / "image.toml", text, keep=True)
 
 
 def thunar_action(places: Places, program: Sequence[str], template: str) -> ThunarAction:
