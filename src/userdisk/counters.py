@@ -32,8 +32,8 @@ class Counters:
     errors: list[int] = field(default_factory=lambda: [0] * len(TIMED))  #: operations, by kind
     times: list[Timing] = field(default_factory=lambda: [Timing() for _ in TIMED])  #: by kind
 
-    def done(self, operation: Operation, size: int, *, inline: bool) -> None:
-        """Count an operation that went well: bytes; whether it ran on the caller's thread."""
+    def done(self, operation: Operation, size: int, sampler: Sampler | None = None) -> None:
+        """Count an operation that went well: its bytes; with the sampler if that has run it."""
         kind = operation.kind
         if kind not in TIMED:
             return
@@ -47,8 +47,10 @@ class Counters:
             timing.add(
                 operation.began - operation.asked,
                 operation.ended - operation.began,
-                count - timing.accounted if inline else 1,
+                1 if sampler is None else count - timing.accounted,
             )
+            if sampler is not None:
+                sampler.timed(self.reads + self.writes)
 
     def failed(self, kind: Kind, error: BaseException) -> None:
         """Count an operation that raised; one that was cancelled is none."""
@@ -62,8 +64,9 @@ class Counters:
         kind, began, ended = sampler.sample
         sampler.sample = None
         timing = self.times[kind]
-        count: int = getattr(self, _COUNTS[kind])
+        count = self.reads if kind is Kind.READ else self.writes
         timing.add(began - sampler.arrived, ended - began, count - timing.accounted)
+        sampler.timed(self.reads + self.writes)
 
     def count(self, kind: Kind) -> int:
         """Operations of one of the kinds that are timed."""

@@ -1,43 +1,33 @@
 """How long operations take: histograms, and which operations are timed (pure).
 
 Theory of operation. An operation that a thread of the unit runs is always timed. Those that run
-inline are too short for that: one in `EVERY` is, and the first one after a pause, so that a disk
-with little to do is seen, too. A timed operation stands for all of its kind since the one before,
-so a histogram counts about as many operations as there were.
+inline are too short for that: one in `EVERY` is, and the first one after a pause of a tick, so that
+a disk with little to do is seen, too. A timed operation stands for all of its kind since the one
+before, so a histogram counts about as many operations as there were.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from userdisk.operation import Kind, Operation
 
-#: Inline operations for each one that is timed. Odd, so that it is not always at the same place of
-#: batches that are all of one length, a power of two as a rule.
-EVERY: Final = 61
-PAUSE: Final = 0.01  #: seconds since the last one, after which the next is timed
+#: Inline operations for each one that is timed, about.
+EVERY: Final = 64
 
-_PER_SECOND = 4_000_000  # the resolution: a quarter of a microsecond
 _OCTAVES = 26
 #: The ends of all buckets but the last, in microseconds: 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4, 6, ...
 BOUNDS_US: Final[Sequence[float]] = (
     0.25,
     *(part * (1 << octave) / 4 for octave in range(1, _OCTAVES + 1) for part in (1, 1.5)),
 )
-_LAST = len(BOUNDS_US)
+_BUCKETS = len(BOUNDS_US) + 1
+_BOUNDS = [bound / 1e6 for bound in BOUNDS_US]
 
 #: Of which kinds operations are timed; the values are indices.
 TIMED: Final = (Kind.READ, Kind.WRITE, Kind.FLUSH, Kind.UNMAP, Kind.ZERO)
-
-
-def bucket(seconds: float) -> int:
-    """Which bucket a time is in; a bucket begins where the one before ends."""
-    quarters = int(seconds * _PER_SECOND)
-    if quarters < 2:
-        return quarters if quarters > 0 else 0
-    bits = quarters.bit_length()
-    return min(2 * bits - 2 + (quarters >> (bits - 2) & 1), _LAST)
 
 
 class Histogram:
@@ -52,8 +42,8 @@ class Histogram:
     def add(self, seconds: float, weight: int = 1) -> None:
         """Add a time, of so many operations."""
         if not self.counts:
-            self.counts = [0] * (_LAST + 1)
-        self.counts[bucket(seconds)] += weight
+            self.counts = [0] * _BUCKETS
+        self.counts[bisect_right(_BOUNDS, seconds)] += weight
         self.seconds += seconds * weight
 
     def merge(self, other: Histogram) -> None:
@@ -61,7 +51,7 @@ class Histogram:
         if other.counts:
             self.counts = [
                 mine + theirs
-                for mine, theirs in zip(self.counts or [0] * (_LAST + 1), other.counts, strict=True)
+                for mine, theirs in zip(self.counts or [0] * _BUCKETS, other.counts, strict=True)
             ]
             self.seconds += other.seconds
 
@@ -92,29 +82,35 @@ class Timing:
 class Sampler:
     """Chooses the inline operations of one connection that are timed; for its owner's thread.
 
-    The fast path reads and writes `due`, and calls `time` just before the operation that is due.
+    Who receives calls `begin` for the batch with number `next`. In that batch, while it is
+    `active`, one operation is timed: in the fast path after `position` others, by what `time`
+    gives, or any by `run`. `timed` then says which batch is the next: by how many operations
+    there were in those before, one in `EVERY` is timed.
 
     Args:
         clock: seconds.
     """
 
-    __slots__ = ("_late", "_read", "_write", "arrived", "clock", "due", "sample")
+    __slots__ = ("_batch", "_read", "_total", "_write", "active", "arrived", "clock", "next",
+                 "position", "sample")  # fmt: skip
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock
-        self.arrived = 0.0  #: when the batch was received that is handled now
-        self.due = 0  #: inline operations before the next one that is timed
+        self.next = 0  #: number of the next batch in which an operation is timed
+        self.active = False
+        self.position = 0
+        self.arrived = 0.0  #: when that batch was received
         #: the operation that was timed, and is not counted yet: what it was, when it began, ended
         self.sample: tuple[Kind, float, float] | None = None
-        self._late = 0.0
+        self._batch = self._total = 0  # of the last sample
         self._read: Callable[..., Any]
         self._write: Callable[..., Any]
 
-    def batch(self) -> None:
-        """A batch was received."""
-        self.arrived = now = self.clock()
-        if now >= self._late:
-            self.due = 0
+    def begin(self, batch: int) -> None:
+        """The batch with this number was received: the next one to be timed, or a later one."""
+        self.arrived = self.clock()
+        self.active = True
+        self.next = batch
 
     def time(
         self, read: Callable[..., Any], write: Callable[..., Any]
@@ -126,33 +122,35 @@ class Sampler:
     def _timed_read(self, lba: int, blocks: int, fua: bool) -> Any:
         began = self.clock()
         data = self._read(lba, blocks, fua)
-        self._took(Kind.READ, began)
+        self.sample = Kind.READ, began, self.clock()
         return data
 
     def _timed_write(self, lba: int, data: memoryview, fua: bool) -> None:
         began = self.clock()
         self._write(lba, data, fua)
-        self._took(Kind.WRITE, began)
-
-    def _took(self, kind: Kind, began: float) -> None:
-        ended = self.clock()
-        self.sample = kind, began, ended
-        self._late = ended + PAUSE
-
-    def chosen(self) -> bool:
-        """Whether the next inline operation is timed; called once for it."""
-        if self.due > 0:
-            self.due -= 1
-            return False
-        self.due = EVERY - 1
-        return True
+        self.sample = Kind.WRITE, began, self.clock()
 
     def run(self, run: Callable[[Operation], None], operation: Operation) -> None:
-        """Run an inline operation with `run`; times it if it is due."""
-        if not self.chosen():
+        """Run an inline operation with `run`; times it in a batch that is to be timed."""
+        if not self.active:
             run(operation)
             return
         operation.asked, operation.began = self.arrived, self.clock()
         run(operation)
-        operation.ended = ended = self.clock()
-        self._late = ended + PAUSE
+        operation.ended = self.clock()
+
+    def timed(self, total: int) -> None:
+        """An operation was timed and counted; `total` operations of its unit were counted by now.
+
+        The next one is due after as many batches as have `EVERY` operations, by the last ones.
+        """
+        self.active = False
+        batches = self.next - self._batch
+        operations = total - self._total
+        self._batch, self._total = self.next, total
+        if operations > 0 < batches:  # else it was another unit's
+            each = max(operations // batches, 1)
+            self.position = self.next * 7 % each  # 7: not always the same place
+            self.next += max(EVERY // each, 1)
+        else:
+            self.next += 1

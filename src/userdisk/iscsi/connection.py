@@ -101,7 +101,8 @@ class Connection:
     def received(self, count: int) -> None:
         """`count` bytes are in `buffer()`: handle every complete PDU."""
         self._batches += 1
-        self.sampler.batch()
+        if self._batches >= self.sampler.next:
+            self.sampler.begin(self._batches)
         self.incoming.received(count)
         self.resume()
 
@@ -157,6 +158,7 @@ class Connection:
                 self._batches_seen = self._batches
                 self._heard = now
                 self._ping = 0
+                self.sampler.next = 0
             elif self._ping and now - self._heard > PING_AFTER + PING_LIMIT:
                 self.fail("no answer to a ping")
             elif not self._ping and now - self._heard > PING_AFTER:

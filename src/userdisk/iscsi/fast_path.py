@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from userdisk.iscsi.digest import digest
 from userdisk.iscsi.outgoing import OUTPUT_BUFFERS, OUTPUT_BYTES
 from userdisk.operation import Kind
-from userdisk.timing import EVERY
 
 if TYPE_CHECKING:
     from userdisk.iscsi.connection import Connection
@@ -77,9 +76,9 @@ def run(connection: Connection) -> None:
     digests = data_digest or incoming.header_digest
     header_length = 52 if incoming.header_digest else 48
     data_trailer = 4 if data_digest else 0
-    stat_sn_end = room_end = stat_sn + (OUTPUT_BUFFERS - first) // (4 if digests else 2)
+    stop = stat_sn_end = room_end = stat_sn + (OUTPUT_BUFFERS - first) // (4 if digests else 2)
     sampler = connection.sampler
-    timed = stat_sn + sampler.due  # the command that is timed
+    timed = 0  # the command that is timed
     size = out.size  # and the data that is read
     append = out.buffers.append
     viewed = out.live  # the output has views of live memory
@@ -90,7 +89,7 @@ def run(connection: Connection) -> None:
     gate: Any = None
     read: Any = None
     write: Any = None
-    plain = read, write  # the unit's methods
+    plain: Any = None  # the unit's methods, while the next command is timed
     live = copied = False
     read_limit = write_limit = 0
     unpack: Callable[[bytearray, int], tuple[Any, ...]] = _COMMAND_10
@@ -111,11 +110,13 @@ def run(connection: Connection) -> None:
          write_shape, write_head, write_tail, write_cdb, write_last, write_blocks, write_length,
          ) = lane
         # fmt: on
-        plain = read, write
         copied = live and (gate.shared or not gate.all_inline or data_digest)
         if read_length:
-            stat_sn_end = min(room_end, stat_sn + (OUTPUT_BYTES - size) // read_length + 1)
-    stop = min(stat_sn_end, timed)
+            stop = min(room_end, stat_sn + (OUTPUT_BYTES - size) // read_length + 1)
+            stat_sn_end = stop
+    if sampler.active:
+        timed = stat_sn + sampler.position
+        stop = min(stat_sn_end, timed)
 
     last = end - header_length
     while pos <= last:
@@ -124,11 +125,12 @@ def run(connection: Connection) -> None:
             if cmd_sn != exp_cmd_sn or stat_sn >= stat_sn_end:
                 break
             if stat_sn == timed:
+                plain = plain or (read, write)
                 read, write = sampler.time(*plain)
             else:  # it was the last one
                 read, write = plain
-                timed += EVERY
-                stop = min(stat_sn_end, timed)
+                plain = None
+                timed, stop = 0, stat_sn_end
         if digests and not _intact(view, pos, 48, header_length - 48):
             break
 
@@ -222,13 +224,16 @@ def run(connection: Connection) -> None:
                         writes,
                         written,
                     )
+                    if sampler.active:
+                        connection.counters[gate].take(sampler)
                     first_stat_sn, first_size, writes, written = stat_sn, size, 0, 0
                 connection.recent = path = found
                 current = lun
                 lu = path.lu
                 gate = lu.gate
                 unit = gate.unit
-                read, write = plain = unit.read, unit.write
+                read, write = unit.read, unit.write
+                plain = None
                 read_limit, write_limit = _limits(connection, lu)
                 live = unit.live_reads
                 copied = live and (gate.shared or not gate.all_inline or data_digest)
@@ -254,7 +259,7 @@ def run(connection: Connection) -> None:
                 start = _DATA_IN_START(_DATA_IN_GOOD, length, lun)
                 # where the batch ends if all that follows is like this
                 stat_sn_end = min(room_end, stat_sn + (OUTPUT_BYTES - size) // length + 1)
-                stop = min(stat_sn_end, timed)
+                stop = min(stat_sn_end, timed) if timed else stat_sn_end
             learned = True
             continue
 
@@ -272,16 +277,19 @@ def run(connection: Connection) -> None:
 
     if current:
         _count(connection, lu, stat_sn - first_stat_sn, size - first_size, writes, written)
-    sampler.due = timed - stat_sn if stat_sn <= timed else timed + EVERY - stat_sn
+        if sampler.active:
+            sampler.position = 0  # if none was timed, the next batch begins with one that is
+            connection.counters[gate].take(sampler)
     out.exp_cmd_sn, out.stat_sn = exp_cmd_sn, stat_sn
     out.live = viewed
     if digests:
         out.add_digests(first)
     incoming.start = pos
     if learned:
+        read, write = plain or (read, write)
         # fmt: off
         path.lane = (
-            current, lu, gate, *plain, live, read_limit, write_limit, unpack,
+            current, lu, gate, read, write, live, read_limit, write_limit, unpack,
             read_shape, read_head, read_tail, read_cdb, read_last, read_blocks, read_length, start,
             write_shape, write_head, write_tail, write_cdb, write_last, write_blocks, write_length,
         )
@@ -323,9 +331,6 @@ def _count(
     counters.read_bytes += read
     counters.writes += writes
     counters.written_bytes += written
-    sampler = connection.sampler
-    if sampler.sample is not None:
-        counters.take(sampler)
 
 
 def _limits(connection: Connection, lu: LogicalUnit) -> tuple[int, int]:

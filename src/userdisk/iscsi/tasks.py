@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from userdisk.gate import Gate
     from userdisk.iscsi.connection import Connection
     from userdisk.iscsi.incoming import Pdu
+    from userdisk.timing import Sampler
 
 _DISCARD_LIMIT = 1024  # commands of which late Data-Outs are still expected
 _FUNCTION_LIMIT = 32  # task management functions that are not answered yet
@@ -180,7 +181,7 @@ class Tasks:
             connection.out.settle()  # what earlier reads found, wherever this one runs
         if operation.gate is None and gate.runs_inline(operation) and connection.enter(gate):
             connection.sampler.run(gate.run, operation)
-            self._count(operation, path.lu, inline=True)
+            self._count(operation, path.lu, connection.sampler)
             result = outcome(gate, operation)
             if operation.kind is Kind.READ and gate.unit.live_reads:
                 result = gate.checked_read(result, operation.blocks * path.lu.block_length)
@@ -203,7 +204,7 @@ class Tasks:
         """An operation that was handed over has ended; on the owner's thread."""
         self.operating -= 1
         if task.path is not None:
-            self._count(operation, task.path.lu, inline=False)
+            self._count(operation, task.path.lu)
         task.finished(operation)
 
     def receive(self, task: ScsiTask, request: Receive) -> Any:
@@ -429,10 +430,10 @@ class Tasks:
         lu = self._unit(lun)
         return None if lu is None else lu.gate
 
-    def _count(self, operation: Operation, lu: LogicalUnit, *, inline: bool) -> None:
+    def _count(self, operation: Operation, lu: LogicalUnit, sampler: Sampler | None = None) -> None:
         counters = self._connection.counters[lu.gate]
         if operation.error is None:
-            counters.done(operation, operation.blocks * lu.block_length, inline=inline)
+            counters.done(operation, operation.blocks * lu.block_length, sampler)
         else:
             counters.failed(operation.kind, operation.error)
 

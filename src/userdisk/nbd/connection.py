@@ -132,7 +132,7 @@ class Connection:
         if self._negotiation is not None:
             return memoryview(self._buffer)[self._filled :]
         incoming = self.incoming
-        self.tasks.sent()
+        self.tasks.share.sent()
         self.quiet = (
             self._landing is None
             and not (incoming.approaching or self._skipped or self.tasks.count)
@@ -144,7 +144,8 @@ class Connection:
     def received(self, count: int) -> None:
         """`count` bytes are in `buffer()`: handle what is complete."""
         self._received += 1
-        self.sampler.batch()
+        if self._received >= self.sampler.next:
+            self.sampler.begin(self._received)
         if self.quiet:
             incoming = self.incoming
             incoming.end = count
@@ -173,7 +174,7 @@ class Connection:
         if self._negotiation is not None:
             self._negotiate()
             return
-        self.tasks.sent()  # the owner has nothing left to send, or it would not call this
+        self.tasks.share.sent()  # the owner has nothing left to send, or it would not call this
         try:
             self._process()
         finally:
@@ -197,13 +198,14 @@ class Connection:
         out.buffers = []
         out.size = 0
         out.live = False
-        if self._joined is not None and self.tasks.owes:
-            self.tasks.taken()
+        if self._joined is not None and self.tasks.share.owes:
+            self.tasks.share.taken()
         return buffers
 
     def tick(self, now: float) -> None:
         """Check time limits; call it about once a second. `now` in seconds."""
         waiting = self._joined is not None and (self.tasks.operating or self.tasks.starved)
+        self.sampler.next = 0
         if self._received != self._received_seen or waiting or now - self._looked > _UNSEEN:
             self._received_seen = self._received
             self._heard = now  # or it is not the client who keeps the other waiting
@@ -249,7 +251,7 @@ class Connection:
     def end(self) -> None:
         """After `finished`: the last call."""
         if self._joined is not None:
-            self.tasks.sent()
+            self.tasks.share.sent()
             self._joined.part()
             self._joined = None
 
@@ -380,7 +382,7 @@ class Connection:
             self.fail("a WRITE that does not say whether payload follows")
             return False
         if not self.tasks.admit(request):
-            self.more = self.tasks.owes  # its own replies may be in the way
+            self.more = self.tasks.share.owes  # its own replies may be in the way
             return False
         incoming.start += layout.size
         incoming.approaching = False

@@ -21,7 +21,6 @@ from userdisk.nbd.outgoing import OUTPUT_BUFFERS, OUTPUT_BYTES
 from userdisk.nbd.replies import Replies, Request
 from userdisk.nbd.wire import DONE, Chunk, Command, CommandFlag
 from userdisk.operation import Era, Kind
-from userdisk.timing import EVERY
 
 if TYPE_CHECKING:
     from userdisk.counters import Counters
@@ -154,19 +153,20 @@ def run(connection: Connection) -> None:
     reads = writes = found = written = 0
     room = (OUTPUT_BUFFERS - len(out.buffers)) // 2  # requests, of two buffers at most
     sampler = connection.sampler
-    plain = read, write
-    timing = False  # the next request is timed
-    goal = room - sampler.due  # at this room that begins, or ends
-    stop = max(goal, 0)
+    plain: Any = None  # the unit's methods, while the next request is timed
+    stop = max(room - sampler.position, 0) if sampler.active else 0  # at this room it begins, ends
 
     while pos <= last:
         if room <= stop:
             if room <= 0:
                 break
-            timing = not timing
-            read, write = sampler.time(*plain) if timing else plain
-            goal = room - (1 if timing else EVERY - 1)
-            stop = max(goal, 0)
+            if plain is None:
+                plain = read, write
+                read, write = sampler.time(read, write)
+                stop = room - 1
+            else:  # it was the last one
+                read, write = plain
+                plain, stop = None, 0
         head, cookie, offset, length = unpack(buffer, pos)
 
         if head == read_head:
@@ -176,8 +176,7 @@ def run(connection: Connection) -> None:
                 read_length, read_last, read_blocks = length, size - length, length >> shift
                 if length > _SMALL:  # where the batch ends if all that follows is like this
                     less = max(room - (OUTPUT_BYTES - out.size - found) // length - 1, 0)
-                    room, goal = room - less, goal - less
-                    stop = max(goal, 0)
+                    room, stop = room - less, max(stop - less, 0)
             if offset > read_last or offset & mask:
                 break
             pos += header_length
@@ -253,7 +252,6 @@ def run(connection: Connection) -> None:
         connection.tasks.fail(Request(0, command, cookie, offset, length), kind, failure)
         room -= 1
 
-    sampler.due = (EVERY - 1 if room == goal else 0) if timing else room - goal
     incoming.start = pos
     out.live = viewed
     out.size += found + reads * read_header + writes * done_header
@@ -263,7 +261,8 @@ def run(connection: Connection) -> None:
     if writes:
         counters.writes += writes
         counters.written_bytes += written
-    if sampler.sample is not None:
+    if sampler.active:
+        sampler.position = 0  # if none was timed, the next batch begins with one that is
         counters.take(sampler)
 
 
@@ -293,7 +292,7 @@ def landed(connection: Connection, request: Request, data: memoryview, era: Era)
         if era.over is not None:
             raise era.over()
         write = gate.unit.write
-        if sampler.chosen():
+        if sampler.active:
             _, write = sampler.time(gate.unit.read, write)
         write(request.offset >> service.shift, data, False)
     except BaseException as error:  # likewise

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from userdisk.budget import SESSION_LIMIT
+from userdisk.budget import Share
 from userdisk.errors import StorageError
 from userdisk.nbd.export import MAX_PAYLOAD
 from userdisk.nbd.incoming import Piece
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from userdisk.nbd.connection import Connection
 
 _MOST = 128  # tasks under way
-_SMALL = 64 << 10  # bytes: what a task holds up to here is bounded by their number
 _ALWAYS = 2 << 20  # bytes that a connection may have whatever others hold: so each one goes on
 
 _PENDING: Final = object()
@@ -52,14 +51,12 @@ class Tasks:
         self._connection = connection
         self._service = connection.service
         self._gate = connection.service.gate
-        self._budget = connection.environment.budget
+        self.share = Share(connection.environment.budget, _ALWAYS)
         self._tasks: set[Task] = set()
         self.operating = 0  #: operations that were handed over
         self.receiver: Task | None = None  #: whose payload comes next
         self.starved = False  #: the next request waits for memory
         self._leaving = False
-        self._held = 0  # bytes, of tasks under way
-        self._queued = self._sending = 0  # bytes of the budget, in replies
 
     @property
     def count(self) -> int:
@@ -69,7 +66,7 @@ class Tasks:
     @property
     def full(self) -> bool:
         """Whether no request may be taken before another is answered."""
-        return len(self._tasks) >= _MOST or self._held >= SESSION_LIMIT
+        return len(self._tasks) >= _MOST or self.share.full
 
     @property
     def receiver_works(self) -> bool:
@@ -80,21 +77,12 @@ class Tasks:
 
     def admit(self, request: Request) -> bool:
         """Whether there is memory for a request; what it needs is taken then."""
-        cost = self._cost(request)
-        if cost > _SMALL:
-            if self._tasks and self._held + cost > SESSION_LIMIT:
-                self.starved = True
-                return False
-            alone = cost <= _ALWAYS and not (self._held or self.owes)
-            if not self._budget.take(cost, force=alone):
-                self.starved = True
-                return False
-        self.starved = False
-        return True
+        self.starved = not self.share.take(self._cost(request))
+        return not self.starved
 
     def forgo(self, request: Request) -> None:
         """An admitted request ends without a task."""
-        self._release(self._cost(request), queued=False)
+        self.share.release(self._cost(request))
 
     def _cost(self, request: Request) -> int:
         if request.command == Command.WRITE:
@@ -102,31 +90,6 @@ class Tasks:
         if request.command != Command.READ or request.length > MAX_PAYLOAD:  # to be refused
             return 0
         return request.length
-
-    @property
-    def owes(self) -> bool:
-        """Whether replies hold memory of the budget."""
-        return bool(self._queued or self._sending)
-
-    def taken(self) -> None:
-        """The owner takes the output; what it took before has been sent."""
-        self.sent()
-        self._sending, self._queued = self._queued, 0
-
-    def sent(self) -> None:
-        """All output that was taken has been sent."""
-        if self._sending:
-            self._budget.give(self._sending)
-            self._sending = 0
-
-    def _release(self, cost: int, *, queued: bool) -> None:
-        """A task has ended; its memory may be in the output now."""
-        if cost <= _SMALL:
-            return
-        if queued:
-            self._queued += cost
-        else:
-            self._budget.give(cost)
 
     # -- life of a task ------------------------------------------------------------------------
 
@@ -139,12 +102,11 @@ class Tasks:
         try:
             steps = self._service.start(request)
         except Refused as refusal:
-            self._release(cost, queued=False)
+            self.share.release(cost)
             connection.skip(payload, self._refusal(request, refusal))
             return
         task = Task(request, steps, era, payload, cost)
         self._tasks.add(task)
-        self._held += cost
         if payload:
             self.receiver = task
         self._run(task, None, None)
@@ -175,9 +137,7 @@ class Tasks:
                 self._gate.cancel(task.operation)
             else:
                 self._end(task, None)
-        self.sent()
-        self._budget.give(self._queued)
-        self._queued = 0
+        self.share.abandon()
 
     def _run(self, task: Task, value: Any, error: StorageError | None) -> None:
         """Go on with a task, as far as it goes."""
@@ -241,7 +201,6 @@ class Tasks:
         """The task has ended; None: nobody waits for a reply."""
         connection = self._connection
         self._tasks.discard(task)
-        self._held -= task.cost
         task.steps.close()
         self._give_back(task)
         left = 0
@@ -250,7 +209,8 @@ class Tasks:
             left = task.left
         if reply is None or not connection.open:
             reply = []
-        self._release(task.cost, queued=bool(reply) and task.request.command == Command.READ)
+        queued = bool(reply) and task.request.command == Command.READ
+        self.share.release(task.cost, queued=queued)
         connection.skip(left, reply)
 
     # -- operations ----------------------------------------------------------------------------
@@ -298,7 +258,7 @@ class Tasks:
         if operation.error is not None:
             counters.failed(kind, operation.error)
             raise gate.failed(operation.error, kind) from operation.error
-        counters.done(operation, size, inline=here)
+        counters.done(operation, size, self._connection.sampler if here else None)
         if kind is Kind.READ:
             data = gate.checked_read(operation.result, size)
             if here and gate.unit.live_reads:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from userdisk.budget import SESSION_LIMIT
+from userdisk.budget import Share
 from userdisk.counters import Tally
 from userdisk.errors import StorageError
 from userdisk.gate import Gate
@@ -22,10 +22,10 @@ from userdisk.spd import wire
 from userdisk.spd.pipe import Pipe
 from userdisk.spd.requests import Device, Refused, Request, Steps, decode, status_of
 from userdisk.spd.wire import CHECK_CONDITION, GOOD, Response, Status
+from userdisk.timing import Sampler
 from userdisk.unit import Buffer
 
 _MOST = 64  # requests under way
-_SMALL = 64 << 10  # bytes: what a request holds up to here is bounded by their number
 _ROOM = 64 << 10  # bytes that the receive buffer has beyond the longest message
 _OUTPUT_BYTES = 1 << 20  # a batch of output ends here: send, then go on
 _OUTPUT_BUFFERS = 512
@@ -90,8 +90,7 @@ class Connection:
         self._start = self._end = 0  # what was received and not handled
         self._tasks: dict[int, _Task] = {}  # by hint
         self._operating = 0
-        self._held = 0  # bytes, of tasks
-        self._queued = self._sending = 0  # bytes of the budget, in responses
+        self._share = Share(pipe.budget, wire.MAX_TRANSFER)
         self._starved = False
         self._leaving = False
         self._entered = False
@@ -115,7 +114,7 @@ class Connection:
 
     @property
     def _full(self) -> bool:
-        return len(self._tasks) >= _MOST or self._held >= SESSION_LIMIT
+        return len(self._tasks) >= _MOST or self._share.full
 
     def secured(self) -> None:
         """There is no TLS on a pipe."""
@@ -123,7 +122,7 @@ class Connection:
 
     def buffer(self) -> memoryview:
         """Where the next bytes from the client go; never empty."""
-        self._sent()
+        self._share.sent()
         if self._start == self._end:
             self._start = self._end = 0
         elif len(self._buffer) - self._start < wire.LENGTH.size + self._longest:
@@ -136,13 +135,14 @@ class Connection:
         """`count` bytes are in `buffer()`: handle what is complete."""
         self._end += count
         self._received += 1
-        self.counters.sampler.batch()
+        if self._received >= self.counters.sampler.next:
+            self.counters.sampler.begin(self._received)
         self.resume()
 
     def resume(self) -> None:
         """Go on with what is already received."""
         self.more = False
-        self._sent()  # the owner has nothing left to send, or it would not call this
+        self._share.sent()  # the owner has nothing left to send, or it would not call this
         try:
             self._process()
         finally:
@@ -161,12 +161,12 @@ class Connection:
         """What is to be sent now, in order."""
         out = self.out
         buffers, out.buffers, out.size = out.buffers, [], 0
-        self._sent()
-        self._sending, self._queued = self._queued, 0
+        self._share.taken()
         return buffers
 
     def tick(self, now: float) -> None:
         """Check time limits; call it about once a second. `now` in seconds."""
+        self.counters.sampler.next = 0
         if self._received != self._received_seen or self.pending or now - self._looked > _UNSEEN:
             self._received_seen = self._received
             self._heard = now  # or it is not the client who keeps the other waiting
@@ -198,7 +198,7 @@ class Connection:
             else:
                 self._end_task(task, GOOD, b"")
         self.take_output()
-        self._sent()
+        self._share.abandon()
 
     @property
     def finished(self) -> bool:
@@ -240,40 +240,14 @@ class Connection:
             self.fail(f"the hint {request.hint:#x} is still in use")
             return False
         cost = self._device.cost(request)
-        if not self._admit(cost):
-            self.more = bool(self._queued or self._sending)  # its own responses are in the way
+        self._starved = not self._share.take(cost)
+        if self._starved:
+            self.more = self._share.owes  # its own responses are in the way
             return False
         self.opening = False
         self._start = start + length
         self._begin(request, cost)
         return True
-
-    def _admit(self, cost: int) -> bool:
-        """Take memory for a request, if there is some."""
-        if cost > _SMALL:
-            alone = not (self._held or self._queued or self._sending)  # so each one goes on
-            if not self._pipe.budget.take(cost, force=alone):
-                self._starved = True
-                return False
-        self._starved = False
-        self._held += cost
-        return True
-
-    def _release(self, cost: int, *, queued: bool = False) -> None:
-        """A request has ended; `queued`: its memory is in the output now."""
-        self._held -= cost
-        if cost <= _SMALL:
-            return
-        if queued:
-            self._queued += cost
-        else:
-            self._pipe.budget.give(cost)
-
-    def _sent(self) -> None:
-        """All output that was taken has been sent."""
-        if self._sending:
-            self._pipe.budget.give(self._sending)
-            self._sending = 0
 
     def _begin(self, request: Request, cost: int) -> None:
         counters = self.counters[self._gate]
@@ -282,7 +256,7 @@ class Connection:
         try:
             steps = self._device.start(request)
         except Refused as refusal:
-            self._release(cost)
+            self._share.release(cost)
             counters.failures += 1
             self._answer(request, refusal.status, b"")
             return
@@ -324,7 +298,7 @@ class Connection:
         operation.era = task.era
         if gate.runs_inline(operation) and self._enter_gate():
             self.counters.sampler.run(gate.run, operation)
-            return self._outcome(operation, inline=True)
+            return self._outcome(operation, self.counters.sampler)
         if operation.data is not None:
             operation.data = memoryview(bytes(operation.data))  # the receive buffer is used again
         self._operating += 1
@@ -338,7 +312,7 @@ class Connection:
         task.operation = None
         value, error = None, None
         try:
-            value = self._outcome(operation, inline=False)
+            value = self._outcome(operation)
         except StorageError as failure:
             error = failure
         if self.closed:
@@ -346,7 +320,7 @@ class Connection:
         else:
             self._run(task, value, error)
 
-    def _outcome(self, operation: Operation, *, inline: bool) -> Any:
+    def _outcome(self, operation: Operation, sampler: Sampler | None = None) -> Any:
         """The checked result of an operation; raises its `StorageError`."""
         gate, kind = self._gate, operation.kind
         counters = self.counters[gate]
@@ -354,7 +328,7 @@ class Connection:
             counters.failed(kind, operation.error)
             raise gate.failed(operation.error, kind) from operation.error
         size = operation.blocks * self._device.announced.block_length
-        counters.done(operation, size, inline=inline)
+        counters.done(operation, size, sampler)
         if kind is Does.READ:
             data = gate.checked_read(operation.result, size)
             return bytes(data) if gate.unit.live_reads else data
@@ -362,7 +336,7 @@ class Connection:
 
     def _end_task(self, task: _Task, status: Status, payload: Buffer) -> None:
         del self._tasks[task.request.hint]
-        self._release(task.cost, queued=bool(payload))
+        self._share.release(task.cost, queued=bool(payload))
         task.steps.close()
         if status is not GOOD:
             self.counters[self._gate].failures += 1
