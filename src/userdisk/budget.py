@@ -30,6 +30,71 @@ class Budget:
             self._left += amount
 
 
+class Share:
+    """What one connection has of a budget: for requests, and in replies until these are sent.
+
+    Requests of up to 64 KiB are left out: their number bounds them. Who has nothing of it may
+    always take `always` bytes, so that everybody goes on. For the connection's own thread.
+    """
+
+    __slots__ = ("_always", "_budget", "_queued", "_sending", "held")
+
+    _SMALL = 64 << 10
+
+    def __init__(self, budget: Budget, always: int) -> None:
+        self._budget = budget
+        self._always = always
+        self._queued = self._sending = 0  # bytes, in replies
+        self.held = 0  #: bytes of requests under way, also of small ones
+
+    @property
+    def owes(self) -> bool:
+        """Whether replies hold memory of the budget."""
+        return bool(self._queued or self._sending)
+
+    @property
+    def full(self) -> bool:
+        """Whether the requests under way hold as much as they may."""
+        return self.held >= SESSION_LIMIT
+
+    def take(self, cost: int) -> bool:
+        """Take the bytes of a request, if they are to be had now."""
+        if cost > self._SMALL:
+            if self.held and self.held + cost > SESSION_LIMIT:
+                return False
+            alone = cost <= self._always and not (self.held or self.owes)
+            if not self._budget.take(cost, force=alone):
+                return False
+        self.held += cost
+        return True
+
+    def release(self, cost: int, *, queued: bool = False) -> None:
+        """The request has ended; `queued`: its bytes are in the output now."""
+        self.held -= cost
+        if cost <= self._SMALL:
+            return
+        if queued:
+            self._queued += cost
+        else:
+            self._budget.give(cost)
+
+    def taken(self) -> None:
+        """The owner takes the output; what it took before has been sent."""
+        self.sent()
+        self._sending, self._queued = self._queued, 0
+
+    def sent(self) -> None:
+        """All output that was taken has been sent."""
+        if self._sending:
+            self._budget.give(self._sending)
+            self._sending = 0
+
+    def abandon(self) -> None:
+        """Nothing will be sent any more."""
+        self.taken()
+        self.sent()
+
+
 class Buffers:
     """Burst buffers that are used again, because a fresh one costs a page fault for each page.
 
