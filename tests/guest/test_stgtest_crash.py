@@ -15,8 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.guest.logged_media import QUIET, LoggedMedium
-from tests.guest.logwrites import Flag, Replay, read_log
+from tests.guest.logged_media import QUIET, REPOSITORY, LoggedMedium, kill_server, serve
 from tests.guest.session import Guest
 from tests.kit.requires import requires
 from userdisk.stgtest import journal
@@ -33,7 +32,6 @@ NAME = "iqn.2026-11.test:stgtest-crash"
 PORTAL, NBD = "127.0.0.1:3260", "127.0.0.1:10809"
 FLUSHES = 16
 FOLDER = "/run/stgtest"
-REPOSITORY = Path(__file__).parents[2]
 UNITS = Path(__file__).with_name("stgtest_units.py")
 MEDIA = {
     name: LoggedMedium(f"stgtest_{name}", f"{FOLDER}/{name}", size=16 << 20, image_size=1 << 20)
@@ -45,9 +43,6 @@ SERVED = {
     "nosync": (f"{UNITS}:NoFdatasync", f"iscsi://{PORTAL}/{NAME}/2"),
     "lies": (f"{UNITS}:FlushLies", f"nbd://{NBD}/lies"),
 }
-_KILL_SERVER = f"""kill -9 $(cat {FOLDER}/server.pid)
-until grep -q '^exit' {FOLDER}/server.log; do sleep 0.1; done
-"""
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +60,12 @@ def runs(guest: Guest, guest_share: Path) -> Iterator[Path]:
             workload += [target, MEDIA[name].name]
         guest.check(f"cd {REPOSITORY} && DM_DISABLE_UDEV=1 {shlex.join(workload)}", 240)
     finally:
-        guest.run(_KILL_SERVER)
+        kill_server(guest, FOLDER)
         for medium in MEDIA.values():
             medium.tear_down(guest)
     for name, medium in MEDIA.items():
         log, record = folder / f"{name}.log", folder / f"{name}.journal"
-        guest.check(f"cp --sparse=always {medium.log} {log}; sync {log}", 60)
+        medium.copy_log(guest, log)
         guest.check(f"cp {FOLDER}/{medium.name}.journal {record}; sync {record}")
     guest.check(f"rm -r {FOLDER}")
     yield folder
@@ -78,17 +73,11 @@ def runs(guest: Guest, guest_share: Path) -> Iterator[Path]:
 
 
 def _serve(guest: Guest) -> None:
-    server = [sys.executable, "-m", "userdisk", "serve", *(unit for unit, _ in SERVED.values())]
-    server += ["--name", NAME, "--listen", PORTAL, "--nbd", NBD]
+    arguments = [unit for unit, _ in SERVED.values()]
+    arguments += ["--name", NAME, "--listen", PORTAL, "--nbd", NBD]
     for name in SERVED:
-        server += ["--export", name]
-    guest.start(
-        f"env -C {REPOSITORY} {shlex.join(server)}", f"{FOLDER}/server.log", f"{FOLDER}/server.pid"
-    )
-    # A poll that starts processes would take the guest's one CPU from the server.
-    listening = f"(: < /dev/tcp/{NBD.replace(':', '/')}) 2> /dev/null"
-    if guest.run(f"until {listening}; do sleep 0.5; done", 120).code:
-        pytest.fail(guest.check(f"cat {FOLDER}/server.log"))
+        arguments += ["--export", name]
+    serve(guest, arguments, FOLDER, NBD)
 
 
 def _cut(path: Path, flushes: int) -> Path:
@@ -134,23 +123,19 @@ def _crash_everywhere(
     How many crashes there were, and what was wrong, by the flushes acknowledged before.
     """
     medium, path = MEDIA[name], runs / f"{name}.journal"
-    replay = Replay(folder / "medium", medium.size)
-    marks = crashes = 0
+
+    crashes = 0
     wrong: dict[int, list[str]] = {}
-    for entry in read_log(runs / f"{name}.log"):
-        replay.apply(entry)
-        if entry.mark == str(marks):
-            marks += 1
-            problems = _problems(path, medium.recover(replay.path), marks - 1)
-        elif marks and between and entry.flags & (Flag.FLUSH | Flag.FUA):
-            problems = _problems(_cut(path, marks - 1), medium.recover(replay.path), None)
+    for marks, mark, crashed in medium.crashes(runs / f"{name}.log", folder, FLUSHES + 1):
+        if mark:
+            problems = _problems(path, medium.recover(crashed), marks - 1)
+        elif between:
+            problems = _problems(_cut(path, marks - 1), medium.recover(crashed), None)
         else:
             continue
         crashes += 1
         if problems:
             wrong.setdefault(marks - 1, []).extend(problems)
-    replay.close()
-    assert marks == FLUSHES + 1, "marks are missing from the log"
     return crashes, wrong
 
 
