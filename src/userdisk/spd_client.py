@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from userdisk import named_pipe
 from userdisk.errors import UserdiskError
 from userdisk.named_pipe import is_named_pipe
-from userdisk.request_client import RequestClient
+from userdisk.request_client import SEND_SECONDS, RequestClient
 from userdisk.spd.client import Exchange, Request
 from userdisk.spd.wire import Parameters, ProtocolError
 from userdisk.unit import Buffer
@@ -24,17 +24,26 @@ class Client(RequestClient[Request]):
     Args:
         path: of its Unix socket.
         timeout: seconds for connecting, and for the answers that `close` awaits.
+        send_timeout: whole seconds after which a device that takes nothing is given up; 0: never.
 
     Raises `UserdiskError` when the device cannot be used. A context manager: leaving it closes.
     """
 
-    def __init__(self, path: str, *, timeout: float = 10.0) -> None:
+    def __init__(
+        self, path: str, *, timeout: float = 10.0, send_timeout: float = SEND_SECONDS
+    ) -> None:
         exchange = Exchange()
         link = _Link(_connected(path, timeout))
         try:
             self.parameters = _parameters(path, link, exchange, timeout)
             super().__init__(
-                path, link, exchange, peer="device", broken=ProtocolError, timeout=timeout
+                path,
+                link,
+                exchange,
+                peer="device",
+                broken=ProtocolError,
+                timeout=timeout,
+                send_timeout=send_timeout,
             )
         except BaseException:
             link.socket.close()

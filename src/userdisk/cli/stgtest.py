@@ -170,7 +170,7 @@ def _run(
         writer = Writer(journal, head, durable=journal_sync)
     shown = sys.stderr.isatty() and command is None
     engine = Engine(
-        port, plan.operations(), Limits(total, wishes.depth, duration),
+        port, plan.operations(), Limits(total, wishes.depth, duration, wishes.timeout),
         Pattern(geometry.block_length, nonce if stamped else 0),
         stamped=stamped, fua=fua, group=len(plan.mix), record=writer,
         progress=_show if shown else None,
@@ -185,11 +185,14 @@ def _run(
             writer.close()
     if command is not None:
         facts = {"command": command, "ok": problem is None, "problem": problem,
+                 "refused": engine.meter.refused,
                  "forgotten_blocks": engine.model.forgotten}  # fmt: skip
         click.echo(report.as_json(facts, engine.meter, engine.seconds))
     else:
         for line in report.table(engine.meter, engine.seconds):
             click.echo(line)
+        if engine.meter.refused:
+            click.echo(f"{engine.meter.refused} times the disk was busy or had news: sent again")
         if engine.model.forgotten:
             click.echo(f"{engine.model.forgotten} blocks were more than can be remembered")
     return problem

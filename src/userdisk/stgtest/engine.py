@@ -13,11 +13,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice, repeat
+from operator import attrgetter
 from time import perf_counter
 from typing import TypeAlias
 
 from userdisk.errors import UserdiskError
 from userdisk.stgtest import journal, pattern
+from userdisk.stgtest.again import Again
 from userdisk.stgtest.meter import NAMES, Meter
 from userdisk.stgtest.model import Entry, Model
 from userdisk.stgtest.pattern import ZERO, Pattern
@@ -25,16 +27,21 @@ from userdisk.stgtest.port import Op, Port
 
 PROGRESS_SECONDS = 0.5
 
+_ERROR = attrgetter("error")
 _Asked: TypeAlias = tuple[str, int, int]  # letter, address and count
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much: `count` operations (None: no end), `depth` at a time, for `duration` seconds."""
+    """How much: `count` operations (None: no end), `depth` at a time, for `duration` seconds.
+
+    `patience`: seconds in which a disk may refuse an operation again and again.
+    """
 
     count: int | None
     depth: int = 1
     duration: float | None = None
+    patience: float = 10.0
 
 
 class Engine:
@@ -77,6 +84,7 @@ class Engine:
         self._durable = not port.geometry.cached
         self._number = 0
         self._flying = 0
+        self._again = Again(limits.patience)
         self.model = Model()
         self.meter = Meter()
         self.seconds = 0.0
@@ -92,13 +100,18 @@ class Engine:
         wrong: str | None = None
         try:
             while True:
-                if wrong is None and now < end:
+                if self._again and wrong is None:
+                    self._submit(self._again.take(self._flying))
+                elif wrong is None and now < end:
                     self._send(now)
                 if not self._flying:
                     return wrong
                 ended = self._port.collect()
                 now = perf_counter()
                 self._flying -= len(ended)
+                if self._again or any(map(_ERROR, ended)):
+                    ended = self._again.keep(ended, now)
+                    self.meter.refused = self._again.count
                 if self._record is not None and ended:
                     self._record.add(
                         [
@@ -106,7 +119,8 @@ class Engine:
                             for op in ended
                         ]
                     )
-                if self._group == 1 and self.model.empty and wrong is None and now < end:
+                free = self._group == 1 and self.model.empty and not self._again
+                if free and wrong is None and now < end:
                     self._send(now)  # keeps the disk busy: what has ended is not needed for it
                 if (problem := self._end(ended, now)) and wrong is None:
                     wrong = problem
@@ -121,7 +135,9 @@ class Engine:
             self.seconds = perf_counter() - begin
 
     def _send(self, now: float) -> None:
-        batch = self._batch(now)
+        self._submit(self._batch(now))
+
+    def _submit(self, batch: list[Op]) -> None:
         if batch:
             self._flying += len(batch)
             self._port.submit(batch)

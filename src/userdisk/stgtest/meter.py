@@ -51,6 +51,7 @@ class Meter:
         self._kinds = {letter: _Kind() for letter in NAMES}
         self._latencies = {letter: Latencies() for letter in NAMES}
         self.count = 0
+        self.refused = 0  #: times that the disk did not begin an operation, which was sent again
 
     def add(self, letter: str, size: int, seconds: float, times: int = 1) -> None:
         """So many operations, of `size` bytes together, have ended after so many seconds."""

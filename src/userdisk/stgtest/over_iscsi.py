@@ -7,6 +7,7 @@ threads, and many commands with one send. Several are sessions of their own, eac
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Sequence
 from itertools import cycle
 
@@ -19,13 +20,13 @@ from userdisk.iscsi.initiator_wire import InitiatorError
 from userdisk.iscsi_client import Client
 from userdisk.scsi import sense
 from userdisk.scsi.opcodes import Opcode
-from userdisk.stgtest.port import MOST_BYTES, Geometry, Inbox, Op
+from userdisk.stgtest.port import MOST_BYTES, Geometry, Inbox, Op, passes
 
 _READ = struct.Struct(">BBQIxx").pack
 _READ_16 = int(Opcode.READ_16)
 _ATTENTIONS = 16  # in a row
+_MOMENT = 0.1  # seconds
 _CHECK_CONDITION = 2
-_UNIT_ATTENTION = 6
 
 
 class _Command(Task):
@@ -98,8 +99,10 @@ class _Disk:
         assert isinstance(task, _Command)
         op = task.op
         if task.response:
-            op.error = task.problem
+            op.error, op.again = task.problem, False
         elif task.status:
+            again = passes(task.status, _key(task))
+            op.again = again and (op.error is None or op.again)  # one that fails for good is enough
             op.error = _status(task)
         else:
             op.result = task.data
@@ -210,7 +213,7 @@ def _probed(url: Url, initiator: Initiator) -> Disk:
                 again = Task(task.cdb, task.read_length, task.data_out, url.lun)
                 initiator.submit([again])
                 initiator.finish(again)
-                if not _attention(again):
+                if not _refused(again):
                     break
             task = steps.send(again)
     except StopIteration as stop:
@@ -220,17 +223,27 @@ def _probed(url: Url, initiator: Initiator) -> Disk:
 
 def _read_attentions(client: Client) -> None:
     for _ in range(_ATTENTIONS):
-        if not _attention(client.execute(bytes(6))):
+        if not _refused(client.execute(bytes(6))):
             return
 
 
-def _attention(task: Task) -> bool:
-    if task.status != _CHECK_CONDITION or task.response:
+def _refused(task: Task) -> bool:
+    """The disk has not begun it; a moment later, if it is busy."""
+    if task.response or not passes(task.status, _key(task)):
         return False
+    if task.status != _CHECK_CONDITION:
+        time.sleep(_MOMENT)
+    return True
+
+
+def _key(task: Task) -> int | None:
+    """The sense key of a CHECK CONDITION."""
+    if task.status != _CHECK_CONDITION:
+        return None
     try:
-        return sense.decode(task.sense).key == _UNIT_ATTENTION
+        return sense.decode(task.sense).key
     except ValueError:
-        return False
+        return None
 
 
 def _status(task: Task) -> str:

@@ -10,15 +10,17 @@ from userdisk.errors import UserdiskError
 from userdisk.spd.client import Request
 from userdisk.spd.wire import Flag, Kind
 from userdisk.spd_client import Client
-from userdisk.stgtest.port import Geometry, Inbox, Op
+from userdisk.stgtest.port import MOST_BYTES, Geometry, Inbox, Op, passes
 
 _KINDS = {"R": Kind.READ, "W": Kind.WRITE, "F": Kind.FLUSH, "U": Kind.UNMAP}
+_LONGEST_BLOCK = 64 << 10  # bytes
 
 
 class PipePort:
     """Connections to a device; operations take them in turn. The constructor blocks.
 
-    Like WinSpd's stgtest it asks for the transfer that the device allows, sets the flush flag of
+    Like WinSpd's stgtest it asks for the transfer that the device allows (of several operations at
+    a time 1 MiB for each is enough), sets the flush flag of
     reads and writes of a device without a cache, and wants unmapped blocks to read as zeros.
 
     Args:
@@ -27,22 +29,26 @@ class PipePort:
     Raises `UserdiskError`.
     """
 
-    def __init__(self, name: str, path: str, timeout: float, connections: int) -> None:
+    def __init__(
+        self, name: str, path: str, timeout: float, connections: int, *, depth: int = 1
+    ) -> None:
         self._inbox = Inbox(name, timeout)
         self.collect = self._inbox.collect
         self._clients: list[Client] = []
         try:
             for _ in range(connections):
-                self._clients.append(Client(path, timeout=timeout))
+                client = Client(path, timeout=timeout, send_timeout=max(1.0, timeout))
+                self._clients.append(client)
         except BaseException:
             self.close(stuck=True)
             raise
         device = self._clients[0].parameters
+        most = device.max_transfer_length
         self._cached = Flag.CACHE_SUPPORTED in device.flags
         self.geometry = Geometry(
             device.block_count,
             device.block_length,
-            device.max_transfer_length // device.block_length,
+            (most if depth == 1 else min(most, MOST_BYTES)) // device.block_length,
             cached=self._cached,
             fua=True,
             flushes=True,
@@ -50,7 +56,7 @@ class PipePort:
             zeroes=True,
             read_only=Flag.WRITE_PROTECTED in device.flags,
         )
-        if device.block_length % 8:
+        if device.block_length % 8 or device.block_length > _LONGEST_BLOCK:
             self.close(stuck=True)
             raise UserdiskError(f"{name}: blocks of {device.block_length} bytes cannot be tested")
         self._next = cycle(self._clients)
@@ -71,6 +77,7 @@ class PipePort:
     def _end(self, op: Op, request: Request) -> None:
         if request.error is not None:
             op.error = str(request.error) or type(request.error).__name__
+            op.again = passes(request.status.scsi, request.status.key)
         op.result = request.result
         self._inbox.put(op)
 

@@ -15,6 +15,17 @@ from userdisk.unit import Buffer
 MOST_BYTES: Final = 1 << 20  #: of one operation's data, whatever the disk would take
 
 
+_BUSY, _TASK_SET_FULL, _CHECK_CONDITION = 0x08, 0x28, 0x02
+_UNIT_ATTENTION = 0x6
+
+
+def passes(status: int, key: int | None) -> bool:
+    """Whether a SCSI status, with its sense key, says that a command was not begun, only now."""
+    if status == _CHECK_CONDITION:
+        return key == _UNIT_ATTENTION
+    return status in (_BUSY, _TASK_SET_FULL)
+
+
 class Unanswered(UserdiskError):
     """Nothing was answered in time."""
 
@@ -47,6 +58,8 @@ class Op:
     data: bytes = b""
     result: Buffer = b""
     error: str | None = None
+    refusals: int = 0
+    again: bool = False  #: with `error`: the disk has not begun it, and may do so later
     entry: Entry | None = None
     began: float = 0.0
     rest: list[tuple[str, int, int]] | None = None  #: what follows it in its group, last first

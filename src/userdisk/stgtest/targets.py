@@ -56,7 +56,7 @@ def _open(name: str, wishes: Wishes) -> Port:
 
         if not rest:
             raise UsageError("spd: needs the path of a device's socket, as in spd:/run/disk.sock")
-        return PipePort(name, rest, timeout, connections)
+        return PipePort(name, rest, timeout, connections, depth=wishes.depth)
     if connections > 1:
         raise UsageError(f"--connections {connections}: {name} has no connections; use --depth")
     if _is_stored(name):
