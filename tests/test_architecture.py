@@ -148,8 +148,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "scsitool",
         "control",
     },
-    "launcher": {"errors", "control", "listening", "attach"},
-    "desktop": {"errors", "launcher"},
+    "launcher": {"errors", "backend", "control", "listening", "attach"},
+    "desktop": {"errors", "control", "launcher"},
     "cli": {
         "errors",
         "unit",
@@ -172,6 +172,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "control",
         "telemetry",
         "secret_file",
+        "launcher",
     },
     "__init__": {"errors", "unit"},
     "__main__": {"cli"},

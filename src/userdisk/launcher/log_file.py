@@ -78,3 +78,33 @@ def tail(folder: Path, lines: int) -> list[str]:
             file.seek(max(os.fstat(file.fileno()).st_size - _LONGEST_TAIL, 0))
             data += file.read(_LONGEST_TAIL)
     return data.decode(errors="replace").splitlines()[-lines:] if lines > 0 else []
+
+
+#: A place in a log: the file's inode number, and the offset in it.
+Position = tuple[int, int]
+
+
+def end(folder: Path) -> Position:
+    """Where the log ends now."""
+    try:
+        found = (folder / LOG).stat()
+    except OSError:
+        return 0, 0
+    return found.st_ino, found.st_size
+
+
+def since(folder: Path, position: Position) -> tuple[str, Position]:
+    """What was printed since, and where that ends; raises `OSError` when there is no log."""
+    data = b""
+    inode, offset = position
+    with open(folder / LOG, "rb") as file:
+        now = os.fstat(file.fileno()).st_ino
+        if now != inode:  # it has become the older file
+            with contextlib.suppress(OSError), open(folder / f"{LOG}.1", "rb") as older:
+                if os.fstat(older.fileno()).st_ino == inode:
+                    older.seek(offset)
+                    data = older.read(_LONGEST_TAIL)
+            offset = 0
+        file.seek(offset)
+        more = file.read(_LONGEST_TAIL)
+    return (data + more).decode(errors="replace"), (now, offset + len(more))

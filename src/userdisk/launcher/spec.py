@@ -148,9 +148,9 @@ def write(folder: Path, name: str, content: Spec | Status) -> None:
         raise
 
 
-def read_spec(folder: Path) -> Spec:
+def read_spec(folder: Path, name: str = SPEC) -> Spec:
     """Raises `UserdiskError` for what is missing or damaged."""
-    return _read(folder / SPEC, Spec, _NESTED)
+    return _read(folder / name, Spec, _NESTED)
 
 
 def read_status(folder: Path) -> Status:

@@ -1,0 +1,45 @@
+"""`userdisk launcher`: the service that keeps disks running, in the foreground."""
+
+from __future__ import annotations
+
+import logging
+
+import click
+
+from userdisk.cli.logs import as_json
+from userdisk.errors import UserdiskError
+
+
+def _run() -> int:
+    try:
+        from userdisk.launcher import serving
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "userdisk":
+            raise
+        raise UserdiskError(
+            f"the launcher needs the package {error.name}: pip install 'userdisk[launcher]'"
+        ) from None
+    from userdisk.launcher import places
+
+    if not as_json():
+        click.echo(f"launcher at {places.api_socket()}; classes in {places.classes_folder()}")
+    log = logging.getLogger("userdisk")
+    if log.getEffectiveLevel() > logging.INFO:
+        log.setLevel(logging.INFO)  # who starts and stops what is always said
+    return serving.run()
+
+
+launcher = click.Group(
+    "launcher",
+    help="The service that starts, supervises and stops disks.\n\nIts classes say which kinds of"
+    " disks there are, how they are started and by whom; userdisk start starts one.",
+    commands=[
+        click.Command(
+            "run",
+            callback=_run,
+            help="Run the service until a signal. Disks go on without it, and are found again.",
+        )
+    ],
+)
+
+commands: list[click.Command] = [launcher]

@@ -1,0 +1,63 @@
+"""Instances that are started again when the service is: one file each, replaced atomically."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from userdisk.errors import UserdiskError
+from userdisk.launcher import places, spec
+from userdisk.launcher.spec import Spec
+
+
+def save(given: Spec) -> None:
+    """Remember an instance. Raises `UserdiskError`; what was remembered before stays then."""
+    folder = places.state_folder()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        spec.write(folder, _name(given.id), given)
+        _sync(folder)
+    except OSError as error:
+        raise UserdiskError(
+            f"{folder}: {error.strerror}: the disk is not remembered for the next start"
+        ) from None
+
+
+def forget(id_: str) -> None:
+    """Remember it no more. Raises `UserdiskError`."""
+    folder = places.state_folder()
+    try:
+        (folder / _name(id_)).unlink()
+        _sync(folder)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UserdiskError(f"{folder}: {error.strerror}") from None
+
+
+def load() -> tuple[list[Spec], list[str]]:
+    """All that are remembered, and what is wrong with others, a line each."""
+    found, problems = [], []
+    paths: list[Path] = []
+    with contextlib.suppress(FileNotFoundError):
+        paths = sorted(places.state_folder().glob("*.json"))
+    for path in paths:
+        try:
+            found.append(spec.read_spec(path.parent, path.name))
+        except UserdiskError as error:
+            problems.append(str(error))
+    return found, problems
+
+
+def _name(id_: str) -> str:
+    return f"{id_}.json"
+
+
+def _sync(folder: Path) -> None:
+    """What was renamed or removed there stays so over a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,316 @@
+"""The launcher's service: what callers may ask of it, whoever carries the question.
+
+Everything here blocks, and may be called from any thread. The instances live in processes of their
+own; when the service ends they go on, and its next start finds them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from importlib.metadata import version
+from typing import Any, Final
+
+from userdisk.errors import UsageError, UserdiskError
+from userdisk.launcher import classes, log_file, places, saved, shims
+from userdisk.launcher.instances import Instances, Known, as_instance
+from userdisk.launcher.rights import Caller, Refused, user_name
+from userdisk.launcher.spec import Spec, State, Status
+from userdisk.launcher.types import ClassInfo, Event, Instance, Service, Start, Stopped
+
+log = logging.getLogger("userdisk")
+
+_RESTORING: Final = 8  # at the same time
+_RETRIES: Final = (1.0, 5.0, 30.0, 60.0)  # seconds between tries to restore one
+_TAIL: Final = 20  # lines of a log
+MAX_LINES: Final = 10_000
+_STOP_SECONDS: Final = 120.0
+_NEW: Final = Status()
+
+
+class NotFound(UsageError):
+    """There is no such instance, or the caller may not know of it."""
+
+
+class Busy(UserdiskError):
+    """Something uses the disk."""
+
+
+class Launcher:
+    """The service of one user.
+
+    Args:
+        tell: called with each event, on a thread of the service.
+    """
+
+    def __init__(self, tell: Callable[[Event], None] = lambda event: None) -> None:
+        self._tell = tell
+        self._starting: set[str] = set()
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self.discovery = self.console = ""
+        self._instances = Instances(self._changed)
+
+    def close(self) -> None:
+        """End the service; the instances go on."""
+        self._closing.set()
+        self._instances.close()
+
+    # -- when the service starts -----------------------------------------------------------------
+
+    def restore(self) -> None:
+        """Take away what killed shims have left, and start the persistent instances. Blocks."""
+        for known, status in shims.orphans():
+            for remark in shims.reap(known, status):
+                log.warning("%s: %s", known.id, remark)
+        found, problems = saved.load()
+        for problem in problems:
+            log.error("%s", problem)
+        missing = [each for each in found if self._instances.get(each.id) is None]
+        if missing:
+            with ThreadPoolExecutor(_RESTORING, "restore") as pool:
+                list(pool.map(self._restore, missing))
+
+    def _restore(self, given: Spec) -> None:
+        for delay in (*_RETRIES, None):
+            try:
+                shims.start(self._fresh(given))
+                log.info("%s: restored", given.id)
+                return
+            except (UserdiskError, OSError) as error:
+                log.error("%s: cannot be restored: %s", given.id, error)
+            if delay is None or self._closing.wait(delay):
+                return
+
+    def _fresh(self, given: Spec) -> Spec:
+        """As its class says now, started by whom it was; on the port that it had."""
+        again = classes.load(given.class_).spec(
+            given.class_, given.name, list(given.arguments), Caller.of(given.started_by)
+        )
+        return replace(again, port=again.port or given.port)
+
+    # -- what can be asked -----------------------------------------------------------------------
+
+    def start(self, asked: Start, caller: Caller) -> Instance:
+        """Start an instance; returns it once it is up (or at once, if not `wait`).
+
+        Raises `Refused`, `shims.Exists`, `UsageError`, `UserdiskError`.
+        """
+        class_ = classes.load(asked.class_)
+        if not caller.among(class_.may_start):
+            self._refuse(caller, f"start disks of class {asked.class_}")
+        given = class_.spec(asked.class_, asked.name, asked.arguments, caller)
+        with self._lock:
+            if given.id in self._starting:
+                raise shims.Exists(f"{given.class_} {given.name}: it is being started already")
+            self._starting.add(given.id)
+        log.info("%s starts %s", caller.name, given.id)
+        if not asked.wait:
+            threading.Thread(target=self._start_quietly, args=(given,), daemon=True).start()
+            return as_instance(Known(given, replace(_NEW, since=time.time()), 0))
+        self._start(given)
+        return self._instance(given.id)
+
+    def _start(self, given: Spec) -> None:
+        try:
+            self._clear(given.id)
+            shims.start(given)
+            if given.persistent:
+                self._save(given)
+        finally:
+            with self._lock:
+                self._starting.discard(given.id)
+
+    def _start_quietly(self, given: Spec) -> None:
+        try:
+            self._start(given)
+        except (UserdiskError, OSError) as error:
+            log.error("%s: %s", given.id, error)
+            failed = replace(_NEW, state=State.FAILED, since=time.time(), last_error=str(error))
+            self._tell(Event("state", as_instance(Known(given, failed, 0))))
+
+    def _clear(self, id_: str) -> None:
+        """One that failed, or whose shim was killed, makes room for the next of its name."""
+        known = self._instances.get(id_)
+        if known is None:
+            return
+        if not known.alive:
+            shims.reap(known.spec, known.status)
+        elif known.status.state is State.FAILED:
+            shims.ask(places.instance_folder(id_), "stop", _STOP_SECONDS, force=True)
+
+    def _save(self, given: Spec) -> None:
+        known = self._instances.get(given.id)
+        try:
+            saved.save(given if known is None else known.spec)
+        except UserdiskError as error:
+            log.error("%s", error)
+
+    def stop(self, id_: str, caller: Caller, *, force: bool, timeout: float) -> Stopped:
+        """Unmount, detach, flush and end an instance.
+
+        Raises `NotFound`, `Refused`, `Busy` (nothing is different then), `UserdiskError`.
+        """
+        known = self._find(id_, caller, "may_stop", "stop")
+        log.info("%s stops %s%s", caller.name, id_, " by force" if force else "")
+        if not known.alive:
+            remarks = shims.reap(known.spec, known.status)
+        else:
+            try:
+                answer = shims.ask(
+                    places.instance_folder(id_),
+                    "stop",
+                    timeout + known.spec.stop_timeout + _STOP_SECONDS,
+                    force=force,
+                    timeout=timeout,
+                )
+            except FileNotFoundError:
+                raise NotFound(f"{id_}: it has just gone") from None
+            except OSError as error:
+                raise UserdiskError(f"{id_}: it does not answer: {error}") from None
+            except UserdiskError as error:
+                if "busy" in str(error) or "in use" in str(error):
+                    raise Busy(str(error)) from None
+                raise
+            remarks = [str(each) for each in answer["remarks"]]
+        saved.forget(id_)
+        self._instances.look()
+        return Stopped(remarks)
+
+    def instances(self, caller: Caller, class_: str = "", name: str = "") -> list[Instance]:
+        """Those that the caller may see; of one class, or of one name."""
+        rights = _Rights(caller)
+        return [
+            as_instance(known)
+            for known in self._instances.all()
+            if (not class_ or known.spec.class_ == class_)
+            and (not name or known.spec.name == name)
+            and rights.may(known.spec, "may_query")
+        ]
+
+    def instance(self, id_: str, caller: Caller) -> Instance:
+        """One instance, with the end of its log. Raises `NotFound`."""
+        known = self._find(id_, caller, "may_query", "see")
+        return as_instance(known, log_file.tail(places.instance_folder(id_), _TAIL))
+
+    def log(self, id_: str, caller: Caller, lines: int) -> list[str]:
+        """The end of its log. Raises `NotFound`."""
+        self._find(id_, caller, "may_query", "see")
+        return log_file.tail(places.instance_folder(id_), min(lines, MAX_LINES))
+
+    def log_end(self, id_: str) -> log_file.Position:
+        """Where its log ends now."""
+        return log_file.end(places.instance_folder(id_))
+
+    def log_since(
+        self, id_: str, position: log_file.Position
+    ) -> tuple[str, log_file.Position] | None:
+        """What was printed since; None: there is no such instance any more."""
+        try:
+            return log_file.since(places.instance_folder(id_), position)
+        except OSError:
+            return None
+
+    def by_process(self, pid: int, caller: Caller) -> Instance:
+        """The instance that a process belongs to. Raises `NotFound`."""
+        for instance in self.instances(caller):
+            known = self._instances.get(instance.id)
+            if known is not None and pid in (
+                known.status.pid,
+                known.status.unit_pid,
+                known.status.program_pid,
+                known.status.attach_pid,
+            ):
+                return instance
+        raise NotFound(f"process {pid}: it is of no disk here")
+
+    def classes(self, caller: Caller) -> list[ClassInfo]:
+        """All classes, also those whose file is wrong."""
+        found = []
+        for name in classes.names():
+            try:
+                class_ = classes.load(name)
+            except UserdiskError as error:
+                found.append(ClassInfo(name=name, error=str(error)))
+                continue
+            found.append(
+                ClassInfo(
+                    name=name,
+                    description=class_.description,
+                    opens=class_.opens,
+                    attaches=class_.attach is not None,
+                    mounts=class_.attach is not None and bool(class_.attach.mount),
+                    persistent=class_.persistent,
+                    may_start=caller.among(class_.may_start),
+                )
+            )
+        return found
+
+    def service(self) -> Service:
+        """The service itself."""
+        return Service(
+            os.getpid(),
+            user_name(os.getuid()),
+            version("userdisk"),
+            self.discovery,
+            self.console,
+        )
+
+    def may_see(self, event: Event, caller: Caller) -> bool:
+        """Whether an event is for this caller."""
+        given = event.instance
+        return event.instance.user == caller.name or _Rights(caller).among(
+            given.class_, "may_query"
+        )
+
+    # --------------------------------------------------------------------------------------------
+
+    def _instance(self, id_: str) -> Instance:
+        known = self._instances.get(id_)
+        if known is None:
+            raise UserdiskError(f"{id_}: it has ended again; its log went with it")
+        return as_instance(known)
+
+    def _find(self, id_: str, caller: Caller, right: str, what: str) -> Known:
+        known = self._instances.get(id_)
+        if known is None:
+            raise NotFound(f"{id_}: there is no such disk (userdisk list)")
+        if not _Rights(caller).may(known.spec, right):
+            self._refuse(caller, f"{what} {id_}")
+        return known
+
+    def _refuse(self, caller: Caller, what: str) -> None:
+        log.warning("refused: user %s (process %d) may not %s", caller.name, caller.pid, what)
+        raise Refused(f"user {caller.name} may not {what}")
+
+    def _changed(self, known: Known, gone: bool) -> None:
+        self._tell(Event("gone" if gone else "state", as_instance(known)))
+
+
+class _Rights:
+    """What a caller may; each class is read once."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+        self._classes: dict[str, classes.DiskClass | None] = {}
+
+    def may(self, given: Spec, right: str) -> bool:
+        """Who has started an instance may stop and see it."""
+        return given.started_by == self._caller.uid or self.among(given.class_, right)
+
+    def among(self, name: str, right: str) -> bool:
+        """Whether the class gives the caller the right; one that cannot be read gives none."""
+        if self._caller.rules:
+            return True
+        if name not in self._classes:
+            try:
+                self._classes[name] = classes.load(name)
+            except UserdiskError:
+                self._classes[name] = None
+        class_: Any = self._classes[name]
+        return class_ is not None and self._caller.among(getattr(class_, right))
