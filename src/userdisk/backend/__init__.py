@@ -50,6 +50,16 @@ class _Request:
             "soft_threshold": self.soft_threshold,
         }
 
+    def stored(self) -> dict[str, Any]:
+        """For disks that are somewhere already."""
+        return {
+            "size": self.size,
+            "read_only": self.read_only,
+            "new_guid": self.new_guid,
+            "guid": _guid(self),
+            **self.common(),
+        }
+
 
 def open_unit(
     spec: str,
@@ -145,27 +155,13 @@ def _ram(request: _Request) -> StorageUnit:
 def _image(request: _Request) -> StorageUnit:
     from userdisk.backend.file import FileUnit
 
-    return FileUnit(
-        request.spec,
-        size=request.size,
-        read_only=request.read_only,
-        new_guid=request.new_guid,
-        **request.common(),
-        guid=_guid(request),
-    )
+    return FileUnit(request.spec, **request.stored())
 
 
 def _device(request: _Request) -> StorageUnit:
     from userdisk.backend.block import BlockDeviceUnit
 
-    return BlockDeviceUnit(
-        request.spec,
-        size=request.size,
-        read_only=request.read_only,
-        new_guid=request.new_guid,
-        **request.common(),
-        guid=_guid(request),
-    )
+    return BlockDeviceUnit(request.spec, **request.stored())
 
 
 def _nbd(request: _Request) -> StorageUnit:
@@ -173,27 +169,14 @@ def _nbd(request: _Request) -> StorageUnit:
     from userdisk.nbd.uri import is_uri, parse_uri
 
     uri = parse_uri(request.rest if is_uri(request.rest) else request.spec)
-    return NbdUnit(
-        uri,
-        size=request.size,
-        read_only=request.read_only,
-        new_guid=request.new_guid,
-        **request.common(),
-        guid=_guid(request),
-    )
+    return NbdUnit(uri, **request.stored())
 
 
 def _iscsi(request: _Request) -> StorageUnit:
     from userdisk.backend.iscsi import IscsiUnit
 
-    return IscsiUnit(
-        request.rest if request.rest.startswith("iscsi:") else request.spec,
-        size=request.size,
-        read_only=request.read_only,
-        new_guid=request.new_guid,
-        **request.common(),
-        guid=_guid(request),
-    )
+    url = request.rest if request.rest.startswith("iscsi:") else request.spec
+    return IscsiUnit(url, **request.stored())
 
 
 def _spd(request: _Request) -> StorageUnit:
@@ -201,14 +184,7 @@ def _spd(request: _Request) -> StorageUnit:
 
     if not request.rest:
         raise UsageError("spd: needs the path of a device's socket, as in spd:/run/disk.sock")
-    return SpdUnit(
-        request.rest,
-        size=request.size,
-        read_only=request.read_only,
-        new_guid=request.new_guid,
-        **request.common(),
-        guid=_guid(request),
-    )
+    return SpdUnit(request.rest, **request.stored())
 
 
 def _class(request: _Request) -> StorageUnit:
