@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
 from userdisk.operation import Kind, Operation
 
@@ -83,16 +83,15 @@ class Sampler:
     """Chooses the inline operations of one connection that are timed; for its owner's thread.
 
     Who receives calls `begin` for the batch with number `next`. In that batch, while it is
-    `active`, one operation is timed: in the fast path after `position` others, by what `time`
-    gives, or any by `run`. `timed` then says which batch is the next: by how many operations
-    there were in those before, one in `EVERY` is timed.
+    `active`, one operation is timed: in the fast path, which takes the one after `position` others
+    and puts it into `sample`, or any by `run`. `timed` then says which batch is the next: by how
+    many operations there were in those before, one in `EVERY` is timed.
 
     Args:
         clock: seconds.
     """
 
-    __slots__ = ("_batch", "_read", "_total", "_write", "active", "arrived", "clock", "next",
-                 "position", "sample")  # fmt: skip
+    __slots__ = ("_batch", "_total", "active", "arrived", "clock", "next", "position", "sample")
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock
@@ -103,32 +102,12 @@ class Sampler:
         #: the operation that was timed, and is not counted yet: what it was, when it began, ended
         self.sample: tuple[Kind, float, float] | None = None
         self._batch = self._total = 0  # of the last sample
-        self._read: Callable[..., Any]
-        self._write: Callable[..., Any]
 
     def begin(self, batch: int) -> None:
         """The batch with this number was received: the next one to be timed, or a later one."""
         self.arrived = self.clock()
         self.active = True
         self.next = batch
-
-    def time(
-        self, read: Callable[..., Any], write: Callable[..., Any]
-    ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-        """What to call instead of these methods of the unit, once."""
-        self._read, self._write = read, write
-        return self._timed_read, self._timed_write
-
-    def _timed_read(self, lba: int, blocks: int, fua: bool) -> Any:
-        began = self.clock()
-        data = self._read(lba, blocks, fua)
-        self.sample = Kind.READ, began, self.clock()
-        return data
-
-    def _timed_write(self, lba: int, data: memoryview, fua: bool) -> None:
-        began = self.clock()
-        self._write(lba, data, fua)
-        self.sample = Kind.WRITE, began, self.clock()
 
     def run(self, run: Callable[[Operation], None], operation: Operation) -> None:
         """Run an inline operation with `run`; times it in a batch that is to be timed."""

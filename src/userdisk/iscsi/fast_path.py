@@ -78,7 +78,10 @@ def run(connection: Connection) -> None:
     data_trailer = 4 if data_digest else 0
     stop = stat_sn_end = room_end = stat_sn + (OUTPUT_BUFFERS - first) // (4 if digests else 2)
     sampler = connection.sampler
-    timed = 0  # the command that is timed
+    clock = sampler.clock
+    timed = -1  # the command that is timed
+    began = -1.0  # when it did; negative: not yet, or not any more
+    others = 0  # writes before it
     size = out.size  # and the data that is read
     append = out.buffers.append
     viewed = out.live  # the output has views of live memory
@@ -89,7 +92,6 @@ def run(connection: Connection) -> None:
     gate: Any = None
     read: Any = None
     write: Any = None
-    plain: Any = None  # the unit's methods, while the next command is timed
     live = copied = False
     read_limit = write_limit = 0
     unpack: Callable[[bytearray, int], tuple[Any, ...]] = _COMMAND_10
@@ -125,12 +127,12 @@ def run(connection: Connection) -> None:
             if cmd_sn != exp_cmd_sn or stat_sn >= stat_sn_end:
                 break
             if stat_sn == timed:
-                plain = plain or (read, write)
-                read, write = sampler.time(*plain)
+                began, others, stop = clock(), writes, stat_sn + 1
             else:  # it was the last one
-                read, write = plain
-                plain = None
-                timed, stop = 0, stat_sn_end
+                if began >= 0:
+                    kind = Kind.WRITE if writes > others else Kind.READ
+                    sampler.sample = kind, began, clock()
+                began, timed, stop = -1.0, -1, stat_sn_end
         if digests and not _intact(view, pos, 48, header_length - 48):
             break
 
@@ -233,7 +235,6 @@ def run(connection: Connection) -> None:
                 gate = lu.gate
                 unit = gate.unit
                 read, write = unit.read, unit.write
-                plain = None
                 read_limit, write_limit = _limits(connection, lu)
                 live = unit.live_reads
                 copied = live and (gate.shared or not gate.all_inline or data_digest)
@@ -259,7 +260,7 @@ def run(connection: Connection) -> None:
                 start = _DATA_IN_START(_DATA_IN_GOOD, length, lun)
                 # where the batch ends if all that follows is like this
                 stat_sn_end = min(room_end, stat_sn + (OUTPUT_BYTES - size) // length + 1)
-                stop = min(stat_sn_end, timed) if timed else stat_sn_end
+                stop = min(stat_sn_end, timed) if stat_sn <= timed else stat_sn_end
             learned = True
             continue
 
@@ -274,7 +275,10 @@ def run(connection: Connection) -> None:
         first_stat_sn = stat_sn = out.stat_sn
         first_size = size = out.size
         writes = written = 0
+        began = -1.0
 
+    if began >= 0 and stat_sn > timed:
+        sampler.sample = Kind.WRITE if writes > others else Kind.READ, began, clock()
     if current:
         _count(connection, lu, stat_sn - first_stat_sn, size - first_size, writes, written)
         if sampler.active:
@@ -286,7 +290,6 @@ def run(connection: Connection) -> None:
         out.add_digests(first)
     incoming.start = pos
     if learned:
-        read, write = plain or (read, write)
         # fmt: off
         path.lane = (
             current, lu, gate, read, write, live, read_limit, write_limit, unpack,

@@ -153,20 +153,20 @@ def run(connection: Connection) -> None:
     reads = writes = found = written = 0
     room = (OUTPUT_BUFFERS - len(out.buffers)) // 2  # requests, of two buffers at most
     sampler = connection.sampler
-    plain: Any = None  # the unit's methods, while the next request is timed
+    clock = sampler.clock
+    began = -1.0  # of the request that is timed; negative: not yet, or not any more
+    before = others = 0  # requests before it, and writes of them
     stop = max(room - sampler.position, 0) if sampler.active else 0  # at this room it begins, ends
 
     while pos <= last:
         if room <= stop:
             if room <= 0:
                 break
-            if plain is None:
-                plain = read, write
-                read, write = sampler.time(read, write)
-                stop = room - 1
+            if began < 0:
+                began, before, others, stop = clock(), reads + writes, writes, room - 1
             else:  # it was the last one
-                read, write = plain
-                plain, stop = None, 0
+                sampler.sample = Kind.WRITE if writes > others else Kind.READ, began, clock()
+                began, stop = -1.0, 0
         head, cookie, offset, length = unpack(buffer, pos)
 
         if head == read_head:
@@ -251,6 +251,7 @@ def run(connection: Connection) -> None:
         command = Command.READ if kind is Kind.READ else Command.WRITE
         connection.tasks.fail(Request(0, command, cookie, offset, length), kind, failure)
         room -= 1
+        began, stop = -1.0, 0
 
     incoming.start = pos
     out.live = viewed
@@ -263,6 +264,8 @@ def run(connection: Connection) -> None:
         counters.written_bytes += written
     if sampler.active:
         sampler.position = 0  # if none was timed, the next batch begins with one that is
+        if began >= 0 and reads + writes > before:
+            sampler.sample = Kind.WRITE if writes > others else Kind.READ, began, clock()
         counters.take(sampler)
 
 
@@ -291,10 +294,10 @@ def landed(connection: Connection, request: Request, data: memoryview, era: Era)
     try:
         if era.over is not None:
             raise era.over()
-        write = gate.unit.write
+        began = sampler.clock() if sampler.active else 0.0
+        gate.unit.write(request.offset >> service.shift, data, False)
         if sampler.active:
-            _, write = sampler.time(gate.unit.read, write)
-        write(request.offset >> service.shift, data, False)
+            sampler.sample = Kind.WRITE, began, sampler.clock()
     except BaseException as error:  # likewise
         tasks.fail(request, Kind.WRITE, error)
     else:
