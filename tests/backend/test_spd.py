@@ -149,9 +149,15 @@ def test_another_device_in_its_place(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("options", "what"),
-    [({"size": 512}, "not 512"), ({"block_length": 4096}, "not 4096")],
+    [
+        ({"size": 512}, "not 512"),
+        ({"block_length": 4096}, "not 4096"),
+        ({"guid": ""}, "'' is not a GUID"),
+        ({"product_id": ""}, "must be 1 to 16 characters"),
+        ({"product_revision": ""}, "must be 1 to 4 characters"),
+    ],
 )
-def test_what_does_not_fit(options: dict[str, int], what: str, path: Path) -> None:
+def test_what_does_not_fit(options: dict[str, int | str], what: str, path: Path) -> None:
     with served(InlineRamUnit(), path), pytest.raises(UsageError, match=what):
         SpdUnit(str(path), **options)  # type: ignore[arg-type]
 

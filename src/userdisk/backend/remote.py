@@ -97,13 +97,16 @@ class RemoteUnit(StorageUnit, Generic[A, C]):
             self._check_sizes(found, size, block_length)
             length = found.block_length
             most = min(TRANSFER, found.max_transfer_length)
+            own_guid = None if new_guid else found.guid
             super().__init__(
-                guid=guid or (None if new_guid else found.guid),
+                guid=own_guid if guid is None else guid,
                 block_count=found.size // length,
                 block_length=length,
                 physical_block_length=physical_block_length or found.physical_block_length,
-                product_id=product_id or found.product_id,
-                product_revision=product_revision or found.product_revision,
+                product_id=found.product_id if product_id is None else product_id,
+                product_revision=(
+                    found.product_revision if product_revision is None else product_revision
+                ),
                 write_protected=read_only or found.read_only,
                 cache_supported=found.cached,
                 removable=removable,
@@ -111,7 +114,7 @@ class RemoteUnit(StorageUnit, Generic[A, C]):
                 soft_threshold=soft_threshold,
                 max_transfer_length=max(most // length, 1) * length,
             )
-            if guid is None and (new_guid or found.guid is None):
+            if guid is None and own_guid is None:
                 identity.identify(self, identity.named(self._where), new_guid=new_guid)
         except BaseException:
             client.close()
