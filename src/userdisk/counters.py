@@ -44,11 +44,8 @@ class Counters:
             setattr(self, _BYTES[kind], getattr(self, _BYTES[kind]) + size)
         if operation.ended:
             timing = self.times[kind]
-            timing.add(
-                operation.began - operation.asked,
-                operation.ended - operation.began,
-                1 if sampler is None else count - timing.accounted,
-            )
+            weight = 1 if sampler is None else count - timing.accounted
+            timing.add(operation.asked, operation.began, operation.ended, weight)
             if sampler is not None:
                 sampler.timed(self.reads + self.writes)
 
@@ -65,7 +62,7 @@ class Counters:
         sampler.sample = None
         timing = self.times[kind]
         count = self.reads if kind is Kind.READ else self.writes
-        timing.add(began - sampler.arrived, ended - began, count - timing.accounted)
+        timing.add(sampler.arrived, began, ended, count - timing.accounted)
         sampler.timed(self.reads + self.writes)
 
     def count(self, kind: Kind) -> int:

@@ -36,24 +36,13 @@ class Histogram:
     __slots__ = ("counts", "seconds")
 
     def __init__(self) -> None:
-        self.counts: list[int] = []  #: one more than bounds; empty: nothing was timed
+        self.counts = [0] * _BUCKETS
         self.seconds = 0.0  #: sum
-
-    def add(self, seconds: float, weight: int = 1) -> None:
-        """Add a time, of so many operations."""
-        if not self.counts:
-            self.counts = [0] * _BUCKETS
-        self.counts[bisect_right(_BOUNDS, seconds)] += weight
-        self.seconds += seconds * weight
 
     def merge(self, other: Histogram) -> None:
         """Add another's times to these."""
-        if other.counts:
-            self.counts = [
-                mine + theirs
-                for mine, theirs in zip(self.counts or [0] * _BUCKETS, other.counts, strict=True)
-            ]
-            self.seconds += other.seconds
+        self.counts = [a + b for a, b in zip(self.counts, other.counts, strict=True)]
+        self.seconds += other.seconds
 
 
 class Timing:
@@ -66,11 +55,15 @@ class Timing:
         self.service = Histogram()
         self.accounted = 0  #: operations that the histograms have
 
-    def add(self, queued: float, served: float, weight: int) -> None:
-        """Add an operation's times in seconds, which stand for `weight` operations."""
+    def add(self, asked: float, began: float, ended: float, weight: int) -> None:
+        """Add an operation's times, which stand for `weight` operations."""
+        waited, took = began - asked, ended - began
+        queue, service = self.queue, self.service
         self.accounted += weight
-        self.queue.add(queued, weight)
-        self.service.add(served, weight)
+        queue.counts[bisect_right(_BOUNDS, waited)] += weight
+        queue.seconds += waited * weight
+        service.counts[bisect_right(_BOUNDS, took)] += weight
+        service.seconds += took * weight
 
     def merge(self, other: Timing) -> None:
         """Add another's times to these."""

@@ -113,8 +113,8 @@ def _operations(gate: Gate, counters: Counters) -> Json:
 
 def _histogram(histogram: Histogram, gate: Gate, kind: Kind) -> Json:
     return {
-        "bounds_us": list(BOUNDS_US) if histogram.counts else [],
-        "counts": list(histogram.counts),
+        "bounds_us": list(BOUNDS_US) if any(histogram.counts) else [],
+        "counts": list(histogram.counts) if any(histogram.counts) else [],
         "sum_us": round(histogram.seconds * 1e6, 3),
         "sampled_every": EVERY if gate.runs_inline(Operation(kind)) else 1,
     }
