@@ -2,7 +2,8 @@
 
 The socket is `control/PID` in the runtime folder, mode 600; peers of another user are refused by
 the kernel's word (SO_PEERCRED), root is not. A request is `{"verb": ...}` and what the verb takes;
-an answer is an object, with `error` (and `usage`) when it failed. Needs Linux.
+an answer is an object, with `error` (and `usage`) when it failed. Some verbs answer with many
+objects, a line each, until who asked closes the connection. Needs Linux.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ log = logging.getLogger("userdisk")
 
 #: What a verb answers; and a verb, which gets the request.
 Answer = dict[str, object]
-Verb = Callable[[Mapping[str, object]], Answer]
+Verb = Callable[[Mapping[str, object]], "Answer | Iterator[Answer]"]
 
 _MAX_LINE: Final = 64 << 10
 _MAX_ANSWER: Final = 4 << 20
@@ -87,6 +88,12 @@ class Control:
         self._thread.join()
         self._listener.close()
 
+    def drain(self, seconds: float) -> None:
+        """After `close`: wait until the requests under way are answered, so long at most."""
+        deadline = time.monotonic() + seconds
+        for _ in range(_MAX_PEERS):
+            self._peers.acquire(timeout=max(deadline - time.monotonic(), 0))
+
     def _accept(self) -> None:
         while True:
             try:
@@ -102,13 +109,22 @@ class Control:
         try:
             with peer, contextlib.suppress(OSError):
                 line = _line(peer, _MAX_LINE, _SECONDS)
-                answer = json.dumps(self._answer(line)).encode() + b"\n"
+                answer = self._answer(line)
                 peer.settimeout(_SECONDS)
-                peer.sendall(answer)
+                if isinstance(answer, dict):
+                    peer.sendall(_encoded(answer))
+                else:
+                    self._stream(peer, answer)
         finally:
             self._peers.release()
 
-    def _answer(self, line: bytes) -> Answer:
+    def _stream(self, peer: socket.socket, answers: Iterator[Answer]) -> None:
+        """Send answers until there are no more, or the peer has gone."""
+        with contextlib.closing(answers) as stream:  # type: ignore[type-var]
+            for answer in stream:
+                peer.sendall(_encoded(answer))
+
+    def _answer(self, line: bytes) -> Answer | Iterator[Answer]:
         try:
             request = json.loads(line)
         except (ValueError, RecursionError):
@@ -146,7 +162,7 @@ def ask(path: Path, request: Mapping[str, object], timeout: float) -> Answer:
         connection.settimeout(timeout)
         with short(path) as name:
             connection.connect(name)
-        connection.sendall(json.dumps(request).encode() + b"\n")
+        connection.sendall(_encoded(request))
         try:
             answer = json.loads(_line(connection, _MAX_ANSWER, timeout))
         except ValueError:
@@ -156,6 +172,32 @@ def ask(path: Path, request: Mapping[str, object], timeout: float) -> Answer:
     if "error" in answer:
         raise (UsageError if answer.get("usage") else UserdiskError)(str(answer["error"]))
     return answer
+
+
+def follow(path: Path, request: Mapping[str, object], timeout: float) -> Iterator[Answer]:
+    """Send a request and yield its answers, until there are no more.
+
+    Raises as `ask`; `TimeoutError` also when no answer comes for `timeout` seconds.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(timeout)
+        with short(path) as name:
+            connection.connect(name)
+        connection.sendall(_encoded(request))
+        with connection.makefile("rb") as lines:
+            while line := lines.readline(_MAX_ANSWER):
+                answer = json.loads(line) if line.endswith(b"\n") else None
+                if not isinstance(answer, dict):
+                    raise UserdiskError(f"process {path.name} gave an answer that is none")
+                if "error" in answer:
+                    raise (UsageError if answer.get("usage") else UserdiskError)(
+                        str(answer["error"])
+                    )
+                yield answer
+
+
+def _encoded(message: Mapping[str, object]) -> bytes:
+    return json.dumps(message).encode() + b"\n"
 
 
 def _line(peer: socket.socket, most: int, seconds: float) -> bytes:

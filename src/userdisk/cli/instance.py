@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from userdisk import control
-from userdisk.attach import daemon
+from userdisk.attach import daemon, state
 from userdisk.attach.unit_process import Told
 from userdisk.cli.names import portal_text, target_names
 from userdisk.cli.nbd_offer import offers_of
@@ -47,7 +47,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, interrupt)
     request = told.request()
     daemon.log_to_terminal(logging.WARNING)
-    if request["flusher"]:
+    if request["attached"]:
         daemon.become_io_flusher()
     try:
         unit = UnitOptions(**request["options"]).open(request["unit"])
@@ -59,19 +59,41 @@ def main() -> int:
     except KeyboardInterrupt:
         told.say({"error": "interrupted", "usage": False})
         return 1
+    orphaned = False  # only the death of the shim comes without a signal
     with offer.control():
         told.say(offer.report() | {"again": again(unit, request)})
         with contextlib.suppress(KeyboardInterrupt):
             told.wait_for_end()
-            _wait_for_attached(offer.server)
+            orphaned = True
+            if request["attached"]:
+                _wait_for_attached(offer.server)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    status = _stop(offer.server, told)
+    if orphaned and request["program"]:
+        pid, started = request["program"]
+        _end_program(pid, started, request["stop_timeout"])
+    return status
+
+
+def _stop(server: Server, told: Told) -> int:
     try:
-        offer.server.stop()
+        server.stop()
     except Exception as error:  # the server has logged what is a bug
         told.say({"failed": f"the last flush failed: {error}"})
         return 1
     told.say({"failed": ""})
     return 0
+
+
+def _end_program(pid: int, started: int, timeout: float) -> None:
+    """The program behind the unit would stay for ever."""
+    for number, seconds in ((signal.SIGTERM, timeout), (signal.SIGKILL, 1.0)):
+        with state.opened_process(pid, started) as process:
+            if process is None:
+                return
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, number)
+            state.wait_for_end(process, seconds)
 
 
 def _wait_for_attached(server: Server) -> None:

@@ -47,6 +47,11 @@ class Attached:
         finally:
             self._done.set()
 
+    @property
+    def attached(self) -> bool:
+        """Whether there is, or was, a device that needs the unit."""
+        return bool(self._name)
+
     def wait(self) -> None:
         """Return when `attach` has ended."""
         self._done.wait()

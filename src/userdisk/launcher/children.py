@@ -19,20 +19,38 @@ _PR_SET_CHILD_SUBREAPER: Final = 36
 _ROUND_SECONDS: Final = 0.005
 
 
+#: Marks, in their environment, those that a reaper has started for itself: they may stay.
+_MARK: Final = "USERDISK_SHIM"
+
+
 def become_reaper() -> None:
     """From now on orphans below this process become its children."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    os.environ[_MARK] = str(os.getpid())
+
+
+def environment() -> dict[str, str]:
+    """That of a process whose own children must not outlive it."""
+    return {name: value for name, value in os.environ.items() if name != _MARK}
+
+
+def reap(keep: Collection[int]) -> None:
+    """Wait for children that have ended, but for those in `keep`; does not block."""
+    for pid in _children():
+        if pid not in keep and _session(pid) is None:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
 
 
 def end_strays(keep: Collection[int], timeout: float = 5.0) -> list[int]:
-    """Kill and reap children of this process that it has not started; returns who they were.
+    """Kill and reap children of this process that were not started for it; returns who they were.
 
-    Those that are in this process' own session, or in `keep`, it has started. What they have
-    started in turn follows when they have ended. Blocks for `timeout` seconds at most.
+    Those in this process' own session stay, those in `keep`, and those that have its mark. What
+    they have started in turn follows when they have ended. Blocks for `timeout` seconds at most.
     """
     ended: dict[int, None] = {}
     deadline = time.monotonic() + timeout
-    while found := [pid for pid in _children() if pid not in keep and _is_foreign(pid)]:
+    while found := [pid for pid in _children() if pid not in keep and _is_stray(pid)]:
         for pid in found:
             ended[pid] = None
             with contextlib.suppress(ProcessLookupError):
@@ -73,9 +91,15 @@ def _processes() -> Iterator[int]:
     return (int(name) for name in os.listdir("/proc") if name.isdecimal())
 
 
-def _is_foreign(pid: int) -> bool:
+def _is_stray(pid: int) -> bool:
     session = _session(pid, zombies=True)
-    return session not in (None, os.getsid(0))
+    if session in (None, os.getsid(0)):
+        return False
+    try:
+        words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return True
+    return f"{_MARK}={os.getpid()}".encode() not in words
 
 
 def _session(pid: int, *, zombies: bool = False) -> int | None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import grp
 import os
-import pwd
 import signal
 import socket
 import subprocess
@@ -16,9 +14,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from userdisk import control
+from userdisk.attach import state
 from userdisk.attach.unit_process import UnitProcess
 from userdisk.errors import UsageError, UserdiskError
-from userdisk.launcher import limits, sockets
+from userdisk.launcher import children, sockets
+from userdisk.launcher.confinement import Confinement
 from userdisk.launcher.log_file import LogFile
 from userdisk.launcher.spec import Spec
 
@@ -28,14 +29,17 @@ _UNITS: Final = {"spd": "spd:{path}", "nbd": "nbd:nbd+unix:///?socket={path}"}
 
 _LOOK: Final = 0.02  # seconds between looks whether the program listens
 _KILL_SECONDS: Final = 2.0
+_LONGEST_EXPORT: Final = 255  # bytes
 
 
 class Processes:
-    """Starts and ends them. One thread uses it.
+    """Starts and ends them. One thread uses it; `cancel` is for any other.
 
     Args:
         held: the listening sockets that the unit's process inherits.
         ended: called with "unit" or "program" when that has ended unasked; on some thread.
+
+    Raises `UsageError` for a user, folder or limit that cannot be had.
     """
 
     def __init__(
@@ -51,37 +55,44 @@ class Processes:
         self._socket = folder / _PROGRAM
         self._ended = ended
         self._program: subprocess.Popen[bytes] | None = None
-        self._how = _how(spec, log)
-        unit = _UNITS[spec.speaks].format(path=self._socket) if spec.program else spec.unit
+        self._unit_pid = 0
+        self._cancelled = threading.Event()
+        directory = spec.directory or "/"
+        if not os.path.isdir(directory):
+            raise UsageError(f"directory {directory}: no such folder")
+        self._confinement = confinement = Confinement(spec.limits, spec.user, spec.id)
+        if confinement.note:
+            log.note(confinement.note)
+        self._how: dict[str, Any] = {
+            "stderr": log.descriptor,
+            "env": {**children.environment(), **confinement.environment(), **spec.environment},
+            "cwd": directory,
+        }
         descriptors = {name: sock.fileno() for name, sock in held.items()}
         self._unit = UnitProcess(
-            [sys.executable, "-P", "-m", "userdisk.cli.instance", spec.id],
-            {
-                "unit": unit,
-                "options": dict(spec.options),
-                "export": spec.name if len(spec.name.encode()) <= 255 else spec.id,
-                "nbd": {"descriptor": descriptors["nbd"], "path": str(folder / sockets.NBD)},
-                "iscsi": {
-                    "descriptor": descriptors["iscsi"],
-                    "host": spec.host,
-                    "port": held["iscsi"].getsockname()[1],
-                    "target": spec.target,
-                    "chap_file": spec.chap_file,
-                    "initiators": list(spec.initiators),
-                }
-                if spec.iscsi
-                else None,
-                "flusher": spec.attach.wanted,
-            },
+            confinement.command(
+                [sys.executable, "-P", "-m", "userdisk.cli.instance", spec.id],
+            ),
+            _request(spec, folder, self._socket, held),
             started=self._started,
             ended=lambda: ended("unit"),
             how={**self._how, "pass_fds": tuple(descriptors.values())},
-        )  # fmt: skip
+        )
 
     @property
     def program_pid(self) -> int:
         """Of the program; 0 without one."""
         return self._program.pid if self._program is not None else 0
+
+    @property
+    def exit_status(self) -> int | None:
+        """Of the last process of the unit, if it has ended."""
+        return self._unit.exit_status
+
+    @property
+    def kept(self) -> list[int]:
+        """Children that are waited for here, and by nobody else."""
+        return [self._unit_pid, self.program_pid]
 
     def start(self, timeout: float) -> dict[str, Any]:
         """Start them and wait until they serve; returns the unit's report.
@@ -91,7 +102,14 @@ class Processes:
         deadline = time.monotonic() + timeout
         if self._spec.program:
             self._start_program(deadline)
+        self._refuse_cancelled()
         return self._unit.start(max(deadline - time.monotonic(), 0.1))
+
+    def cancel(self) -> None:
+        """See to it that no `start` goes on, nor begins. From any thread; does not block."""
+        self._cancelled.set()
+        if self._unit_pid:
+            _end_late(self._unit_pid, self._spec.stop_timeout)
 
     def has_ended(self, what: str) -> bool:
         """Whether it is true of the processes that are meant to run now."""
@@ -108,32 +126,57 @@ class Processes:
         else:
             status, name = self._unit.exit_status, "the unit's process"
         self.kill()
-        return status, f"{name} {_words(status)}"
+        more = ""
+        if self._confinement.out_of_memory():
+            more = f": it wanted more memory than its limit, {self._spec.limits.memory} bytes"
+        return status, f"{name} {_words(status)}{more}"
 
     def stop(self, timeout: float) -> str:
         """Flush, close and end; what does not within `timeout` seconds is killed.
 
         Returns what went wrong, or nothing.
         """
+        if not self._unit_pid:
+            return ""
         late = threading.Timer(timeout, self._unit.kill)
         late.daemon = True
         late.start()
+        _signal(self._unit_pid, signal.SIGTERM)  # the end of its pipe alone might be our death
         problem = self._unit.stop()
         late.cancel()
         self._end_program(timeout)
+        self._clear()
         return problem
 
     def kill(self) -> None:
         """End them at once."""
         self._unit.kill()
         self._end_program(_KILL_SECONDS)
+        self._clear()
+
+    def close(self) -> None:
+        """They have ended, and are not started again."""
+        self._confinement.close()
 
     def _started(self, pid: int) -> None:
-        self._limit(pid)
+        self._unit_pid = pid
+        if self._cancelled.is_set():
+            _end_late(pid, self._spec.stop_timeout)
 
-    def _limit(self, pid: int) -> None:
-        for problem in limits.apply(pid, self._spec.limits, self._spec.id):
-            self._log.note(problem)
+    def _clear(self) -> None:
+        """Nothing that they have started, or left, outlives them."""
+        if self._unit_pid:
+            children.end_session(self._unit_pid)
+            with contextlib.suppress(OSError):  # of one that was killed
+                (control.folder() / str(self._unit_pid)).unlink()
+        self._unit_pid = 0
+        ended = children.end_strays(self.kept)
+        if ended:
+            self._log.note(f"killed what was left: processes {', '.join(map(str, ended))}")
+
+    def _refuse_cancelled(self) -> None:
+        if self._cancelled.is_set():
+            raise UserdiskError("it is being stopped")
 
     # -- the program -----------------------------------------------------------------------------
 
@@ -142,11 +185,10 @@ class Processes:
             self._socket.unlink()
         place = str(self._socket)
         command = [word.replace("{socket}", place) for word in self._spec.program]
-        how = dict(self._how)
-        how["env"] = {**how["env"], "USERDISK_SOCKET": place}
+        how = {**self._how, "env": {**self._how["env"], "USERDISK_SOCKET": place}}
         try:
             program = self._program = subprocess.Popen(
-                command,
+                self._confinement.command(command),
                 stdin=subprocess.DEVNULL,
                 stdout=self._log.descriptor,
                 start_new_session=True,
@@ -155,8 +197,8 @@ class Processes:
         except (OSError, ValueError) as error:
             said = error.strerror if isinstance(error, OSError) else str(error)
             raise UserdiskError(f"{command[0]}: cannot be started: {said}") from None
-        self._limit(program.pid)
         while not sockets.is_listening(self._socket):
+            self._refuse_cancelled()
             status = program.poll()
             if status is not None:
                 raise UserdiskError(f"{command[0]}: {_words(status)} before it listened on {place}")
@@ -165,6 +207,8 @@ class Processes:
                     f"{command[0]}: does not listen on {place} after {self._spec.start_timeout:g} s"
                 )
             time.sleep(_LOOK)
+        # Nobody else ends it when this process is killed.
+        self._unit.request["program"] = [program.pid, state.start_time(program.pid) or 0]
         threading.Thread(target=self._watch, args=(program,), name="program", daemon=True).start()
 
     def _watch(self, program: subprocess.Popen[bytes]) -> None:
@@ -173,7 +217,7 @@ class Processes:
             self._ended("program")
 
     def _end_program(self, timeout: float) -> None:
-        program, self._program = self._program, None
+        program = self._program
         if program is None:
             return
         _signal_group(program, signal.SIGTERM)
@@ -183,6 +227,57 @@ class Processes:
             self._log.note(f"{self._spec.program[0]} did not end within {timeout:g} s")
         _signal_group(program, signal.SIGKILL)  # and what it has left behind
         program.wait()
+        self._program = None
+        children.end_session(program.pid)
+
+
+def _request(
+    spec: Spec, folder: Path, program: Path, held: Mapping[str, socket.socket]
+) -> dict[str, Any]:
+    """What the unit's process is given."""
+    iscsi = held.get("iscsi")
+    return {
+        "unit": _UNITS[spec.speaks].format(path=program) if spec.program else spec.unit,
+        "options": dict(spec.options),
+        "export": spec.name if len(os.fsencode(spec.name)) <= _LONGEST_EXPORT else spec.id,
+        "nbd": {
+            "descriptor": held[sockets.NBD].fileno(),
+            "path": str(folder / sockets.NBD),
+        },
+        "iscsi": None
+        if iscsi is None
+        else {
+            "descriptor": iscsi.fileno(),
+            "host": spec.host,
+            "port": iscsi.getsockname()[1],
+            "target": spec.target,
+            "chap_file": spec.chap_file,
+            "initiators": list(spec.initiators),
+        },
+        "attached": spec.attach.wanted,
+        "program": None,
+        "stop_timeout": spec.stop_timeout,
+    }
+
+
+def _end_late(pid: int, seconds: float) -> None:
+    """Have a child end now, or be killed after so many seconds."""
+    _signal(pid, signal.SIGTERM)
+    started = state.start_time(pid)
+
+    def kill() -> None:
+        if started is not None and state.start_time(pid) == started:
+            _signal(pid, signal.SIGKILL)
+
+    late = threading.Timer(seconds, kill)
+    late.daemon = True
+    late.start()
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    if pid:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
@@ -198,26 +293,3 @@ def _words(status: int | None) -> str:
         with contextlib.suppress(ValueError):
             return f"was killed ({signal.Signals(-status).name})"
     return f"ended with status {status}"
-
-
-def _how(spec: Spec, log: LogFile) -> dict[str, Any]:
-    """What is the same for both, as `subprocess.Popen` takes it. Raises `UsageError`."""
-    how: dict[str, Any] = {
-        "stderr": log.descriptor,
-        "env": {**os.environ, **spec.environment},
-        "cwd": spec.directory or "/",
-    }
-    if not os.path.isdir(how["cwd"]):
-        raise UsageError(f"directory {how['cwd']}: no such folder")
-    if spec.user:
-        try:
-            user = pwd.getpwnam(spec.user)
-        except KeyError:
-            raise UsageError(f"user {spec.user}: there is no such user") from None
-        if user.pw_uid != os.getuid():
-            if os.getuid() != 0:
-                raise UsageError(f"user {spec.user}: only root's launcher can start as others")
-            groups = [group.gr_gid for group in grp.getgrall() if spec.user in group.gr_mem]
-            how |= {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": groups}
-            how["env"] |= {"HOME": user.pw_dir, "USER": spec.user, "LOGNAME": spec.user}
-    return how

@@ -33,7 +33,7 @@ from typing import Any, Final
 
 from userdisk.control import Answer, Control
 from userdisk.errors import UsageError, UserdiskError
-from userdisk.launcher import log_file, sockets, spec
+from userdisk.launcher import children, log_file, sockets, spec
 from userdisk.launcher.attached import Attached
 from userdisk.launcher.processes import Processes
 from userdisk.launcher.restarts import Restarts
@@ -42,6 +42,7 @@ from userdisk.launcher.spec import Spec, State, Status
 SHIM: Final = "shim"  #: the control socket in the instance's folder
 _LONGEST_WAIT: Final = 3600.0
 _STOP_SECONDS: Final = 86400.0
+_ANSWER_SECONDS: Final = 5.0
 
 
 class Shim:
@@ -55,6 +56,7 @@ class Shim:
         self._report: dict[str, Any] = {}  # of the unit's process that is up
         self._events: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._stopping = False
+        self._given_up = False  # nobody waits for the unit to come back
         self._problem = ""  # when the unit was closed
         self._ended = threading.Event()
         self._spec = given = spec.read_spec(folder)
@@ -87,29 +89,38 @@ class Shim:
         """
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
+        signal.signal(signal.SIGCHLD, lambda number, frame: self._events.put("child"))
         self._update()
         if self._spec.attach.wanted:
-            threading.Thread(target=self._attach, name="attach", daemon=True).start()
+            threading.Thread(target=self._attached.attach, name="attach", daemon=True).start()
         try:
             self._up(self._processes.start(self._spec.start_timeout))
         except UserdiskError as error:
             self._processes.kill()
-            self._update(state=State.FAILED, last_error=str(error))
+            reason = "it was stopped while it started" if self._stopping else str(error)
+            self._log.note(reason)
+            self._update(state=State.FAILED, last_error=reason)
             self._attached.abandon()
-            _say(ready, {"error": str(error), "usage": isinstance(error, UsageError)})
+            _say(ready, {"error": reason, "usage": isinstance(error, UsageError)})
             self._close()
             return 1
-        self._attached.wait()
-        with self._lock:
-            _say(ready, {"status": asdict(self._status)})
+        threading.Thread(target=self._say_ready, args=(ready,), name="ready", daemon=True).start()
         self._supervise()
         self._close()
         return 0
+
+    def _say_ready(self, ready: int) -> None:
+        self._attached.wait()
+        with self._lock:
+            _say(ready, {"status": asdict(self._status)})
 
     def _supervise(self) -> None:
         restarts = Restarts(self._spec.policy)
         began = time.monotonic()
         while (event := self._events.get()) != "stop":
+            if event == "child":
+                children.reap(self._processes.kept)
+                continue
             if not self._report or not self._processes.has_ended(event):
                 continue  # it is about a process of the past
             persistent = bool(self._report["disk"]["persistent"])
@@ -121,7 +132,7 @@ class Shim:
             if not self._restart(restarts, status, reason, time.monotonic() - began):
                 break
             began = time.monotonic()
-        self._close_unit()
+        self._problem = self._processes.stop(self._spec.stop_timeout)
 
     def _restart(self, restarts: Restarts, status: int | None, reason: str, ran: float) -> bool:
         """Start the unit again, or fail; False: a stop came before that."""
@@ -129,20 +140,20 @@ class Shim:
         while True:
             delay = restarts.next(time.monotonic(), failed=failed, ran=ran)
             if delay is None:
-                self._fail(reason)
+                self._fail(f"{reason}; {restarts.why}")
                 return True
             if self._wait_for_stop(delay):
                 return False
-            self._update(restarts=self._status.restarts + 1)
             try:
                 report = self._processes.start(self._spec.start_timeout)
             except UserdiskError as error:
-                self._processes.kill()
                 reason, ran, failed = str(error), 0.0, True
+                ended = self._processes.exit_status
+                self._processes.kill()
                 self._log.note(reason)
-                self._update(last_error=reason)
+                self._update(last_error=reason, exit_status=ended)
                 continue
-            self._up(report)
+            self._up(report, restarts=self._status.restarts + 1)
             return True
 
     def _wait_for_stop(self, delay: float) -> bool:
@@ -153,7 +164,7 @@ class Shim:
                     return True
         return False
 
-    def _up(self, report: dict[str, Any]) -> None:
+    def _up(self, report: dict[str, Any], **more: Any) -> None:
         disk = report["disk"]
         with self._changed:
             self._report = report
@@ -168,6 +179,7 @@ class Shim:
                 portal=report["portal"],
                 target=report["target"],
                 nbd_uri=report["nbd_uri"],
+                **more,
             )
 
     def _down(self, status: int | None, reason: str) -> None:
@@ -189,25 +201,20 @@ class Shim:
             sock.close()
         self._update(state=State.FAILED, last_error=reason)
 
-    def _close_unit(self) -> None:
-        self._problem = self._processes.stop(self._spec.stop_timeout)
-
     def _close(self) -> None:
         for sock in self._sockets.values():
             sock.close()
+        self._processes.close()
         self._update(state=State.ENDED, unit_pid=0, program_pid=0)
-        self._ended.set()
         self._control.close()
-        time.sleep(0.05)  # the answer to the stop goes out
         shutil.rmtree(self._folder, ignore_errors=True)
+        self._ended.set()
+        self._control.drain(_ANSWER_SECONDS)
 
     def _on_signal(self, number: int, frame: object) -> None:
         threading.Thread(target=self._stop, args=({"force": True},), daemon=True).start()
 
     # -- the attaching thread --------------------------------------------------------------------
-
-    def _attach(self) -> None:
-        self._attached.attach()
 
     def _note_attached(self, **fields: Any) -> None:
         """Something is different with the device; `state` follows from it."""
@@ -232,7 +239,7 @@ class Shim:
         deadline = time.monotonic() + _seconds(request, "timeout", _LONGEST_WAIT)
         with self._changed:
             while not self._report:
-                if self._status.state in (State.FAILED, State.ENDED, State.STOPPING):
+                if self._given_up or self._status.state in (State.FAILED, State.ENDED):
                     raise UserdiskError(self._status.last_error or "the disk is being stopped")
                 left = deadline - time.monotonic()
                 if left <= 0:
@@ -249,7 +256,10 @@ class Shim:
                 raise UserdiskError("it is being stopped already")
             self._stopping = True
             before = self._status.state
+            self._given_up = self._given_up or not (self._report or self._attached.attached)
             self._update(state=State.STOPPING)
+        if self._given_up:  # else its device needs the unit once more, to write back
+            self._processes.cancel()
         try:
             remarks = self._attached.eject(force=force, timeout=timeout)
         except BaseException:
@@ -297,6 +307,7 @@ def main(arguments: list[str]) -> int:
         os._exit(0)  # nobody has to wait for the shim
     folder, ready = Path(arguments[0]), int(arguments[1])
     os.chdir("/")
+    children.become_reaper()
     try:
         shim = Shim(folder)
     except (UserdiskError, OSError) as error:

@@ -116,11 +116,12 @@ REAPER = """
 import os, subprocess, sys, time
 from userdisk.launcher import children
 children.become_reaper()
-own = subprocess.Popen(["sleep", "600"], start_new_session=True)
+own = subprocess.Popen(["sleep", "600"], start_new_session=True, env=children.environment())
+marked = subprocess.Popen(["sleep", "600"], start_new_session=True)
 here = subprocess.Popen(["sleep", "600"])
 tree = subprocess.Popen(["bash", "-c",
     "setsid bash -c 'setsid sleep 600 & sleep 600' & sleep 600 & echo; exec sleep 600"],
-    start_new_session=True, stdout=subprocess.PIPE)
+    start_new_session=True, stdout=subprocess.PIPE, env=children.environment())
 tree.stdout.readline()
 deadline = time.monotonic() + 30
 def below(pid):
@@ -142,9 +143,11 @@ tree.kill()
 tree.wait()
 children.end_session(tree.pid)
 ended = children.end_strays([own.pid], 30)
-only_own = sorted(below(os.getpid())) == sorted([own.pid, here.pid])
+only_own = sorted(below(os.getpid())) == sorted([own.pid, here.pid, marked.pid])
 print(len(ended), own.poll(), here.poll(), only_own)
-own.kill(); here.kill(); own.wait(); here.wait()
+for each in (own, here, marked):
+    each.kill()
+    each.wait()
 """
 
 

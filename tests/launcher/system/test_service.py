@@ -1,0 +1,362 @@
+"""The launcher's service, real: the commands, its death, rights, and requests that are wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("uvicorn")
+
+from tests.launcher.system.service import Service, service_in
+from userdisk.launcher import places, shims
+from userdisk.launcher.client import Client, Failed, instance_path
+
+PROGRAM = """
+import json, os, sys, time
+json.dump(sys.argv[1:], open(os.environ["OUT"], "w"))
+import userdisk.cli.main
+sys.exit(userdisk.cli.main.main(
+    ["serve", "ram:1M", "--no-iscsi", "--pipe", os.environ["USERDISK_SOCKET"]]))
+"""
+
+
+@pytest.fixture
+def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    with service_in(tmp_path, monkeypatch) as found:
+        found.write("ram", 'unit = "ram:%1"\ndescription = "Memory"')
+        found.write("img", 'unit = "%1"\nopens = [".img"]')
+        yield found
+
+
+def test_the_life_of_a_disk_by_the_commands(service: Service) -> None:
+    client = service.start()
+    assert service.cli("start", "ram", "one", "1M").startswith("ram one: running\n  iscsi://127.")
+    info = service.cli("info", "ram", "one")
+    assert "1 MiB, 512-byte blocks" in info and "running for" in info
+    (one,) = client.get("/v1/instances")["instances"]
+    assert (one["id"], one["state"], one["arguments"]) == ("ram.one", "running", ["1M"])
+    assert service.cli("launchctl", "list") == "OK\nram one\n"
+    assert service.cli("launchctl", "info", ".pid.", hex(one["unit_pid"])).startswith("OK\nram one")
+    assert "there already" in service.cli("start", "ram", "one", "1M", status=1)
+    assert service.cli("launchctl", "start", "ram", "one", "1M", status=1).startswith(
+        "KO launcher: error 183\n"
+    )
+    assert json.loads(service.cli("start", "--json", "ram", "two", "2M"))["size"] == 2 << 20
+    assert service.cli("stop", "ram", "one") == "ram one is stopped\n"
+    assert service.cli("launchctl", "stopForced", "ram", "two") == "OK\n"
+    assert "no such disk" in service.cli("stop", "ram", "one", status=2)
+    assert "error 2\n" in service.cli("launchctl", "stop", "ram", "one", status=2)
+    assert client.get("/v1/instances")["instances"] == []
+    assert service.stop() == 0
+    assert "no launcher answers" in service.cli("info", "ram", "one", status=1)
+
+
+def test_a_disk_that_cannot_be_started_leaves_nothing(service: Service) -> None:
+    client = service.start()
+    said = service.cli("start", "img", "x", "/nowhere/disk.img", status=2)
+    assert "/nowhere/disk.img" in said and said.count("\n") == 1
+    assert "argument 1 is missing" in service.cli("start", "img", "x", status=2)
+    assert "there is no" in service.cli("start", "nope", "x", status=2)
+    service.write("bad", "unit = [")
+    assert "bad.toml" in service.cli("start", "bad", "x", status=1)
+    service.cli("start", "ram", "still", "1M")
+    assert [each["name"] for each in client.get("/v1/instances")["instances"]] == ["still"]
+
+
+def test_kill_the_service_and_its_disks_go_on(service: Service) -> None:
+    service.start()
+    service.cli("start", "ram", "one", "1M")
+    before = shims.running()
+    assert service.stop(signal.SIGKILL) == -signal.SIGKILL
+    ((spec, status),) = shims.running()
+    with socket.create_connection((spec.host, spec.port), 10):
+        pass
+    client = service.start()
+    (one,) = client.get("/v1/instances")["instances"]
+    assert (one["name"], one["state"]) == ("one", "running")
+    assert one["pid"] == status.pid == before[0][1].pid and one["unit_pid"] == status.unit_pid
+    service.cli("stop", "ram", "one")
+
+
+def test_persistent_disks_come_back_on_their_port(service: Service) -> None:
+    service.write("img", 'unit = "%1"\npersistent = true')
+    image = service.stable.image(1 << 20)
+    client = service.start()
+    service.cli("start", "img", "kept", str(image))
+    service.cli("start", "ram", "lost", "1M")
+    portal = client.get(instance_path("img.kept"))["portal"]
+    service.stop(signal.SIGKILL)
+    for spec, status in shims.running():  # as when the machine is switched off
+        for pid in (status.pid, status.unit_pid):
+            os.kill(pid, signal.SIGKILL)
+        service.stable.until(lambda pid=status.pid: not Path(f"/proc/{pid}").exists())  # type: ignore[misc]
+        assert places.instance_folder(spec.id).exists()
+    client = service.start()
+    service.stable.until(
+        lambda: [each["state"] for each in client.get("/v1/instances")["instances"]] == ["running"]
+    )
+    again = client.get(instance_path("img.kept"))
+    assert again["portal"] == portal and again["name"] == "kept"
+    service.cli("stop", "img", "kept")
+    assert list((service.stable.folder / "state" / "instances").iterdir()) == []
+
+
+def test_a_second_service_says_so(service: Service) -> None:
+    service.start()
+    said = service.cli("launcher", "run", status=1)
+    assert "a launcher runs already" in said
+    service.cli("launchctl", "list")
+
+
+def test_a_socket_of_a_killed_service_is_taken_over(service: Service) -> None:
+    service.start()
+    service.stop(signal.SIGKILL)
+    assert (service.stable.folder / "run/launcher/api").exists()
+    service.start()
+    service.cli("launchctl", "list")
+
+
+def test_arguments_arrive_unchanged(service: Service) -> None:
+    out = service.stable.folder / "out"
+    script = service.stable.folder / "program.py"
+    script.write_text(PROGRAM)
+    service.write(
+        "program",
+        f'program = ["{sys.executable}", "-P", "{script}", "%@"]\n'
+        f'environment = {{ OUT = "{out}" }}',
+    )
+    service.start()
+    arguments = [
+        '"quoted"',
+        "back\\slash",
+        "new\nline",
+        "--dash",
+        "-",
+        "",
+        "%1",
+        "$HOME `id`",
+        "é\u2028",
+    ]
+    service.cli("start", "program", "-name with 'quotes'", *arguments)
+    assert json.loads(out.read_text()) == arguments
+    service.cli("stop", "program", "-name with 'quotes'")
+
+
+@settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(arguments=st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=9))
+def test_any_arguments_reach_the_spec(
+    tmp_path_factory: pytest.TempPathFactory, arguments: list[str]
+) -> None:
+    """Through the API: JSON, the class and spec.json."""
+    pytest.importorskip("msgspec")
+    import msgspec
+
+    from userdisk.launcher import spec
+    from userdisk.launcher.classes import DiskClass
+    from userdisk.launcher.rights import Caller
+    from userdisk.launcher.types import Start
+
+    body = json.dumps({"class": "x", "name": "y", "arguments": arguments}).encode()
+    asked = msgspec.json.decode(body, type=Start)
+    if any("\0" in each for each in arguments):
+        return
+    found = DiskClass(program=["prog", "%@"]).spec("x", "y", asked.arguments, Caller(0, 0))
+    folder = tmp_path_factory.mktemp("spec")
+    spec.write(folder, spec.SPEC, found)
+    assert spec.read_spec(folder).program == ("prog", *arguments)
+
+
+def test_who_may_not_is_refused_and_it_is_logged(service: Service) -> None:
+    if os.getuid() != 0:
+        pytest.skip("another user's request needs root")
+    service.write("open", 'unit = "ram:1M"\nmay-start = ["nobody"]')
+    service.start()
+    service.cli("start", "ram", "roots", "1M")
+    script = (
+        "import sys\nfrom userdisk.launcher.client import Client, instance_path as p\n"
+        "c = Client()\n"
+        "def call(*a, **k):\n"
+        "    try: print(c.call(*a, **k))\n"
+        "    except Exception as e: print(getattr(e, 'status', 0), e)\n"
+        "call('GET', '/v1/instances')\n"
+        "call('POST', '/v1/instances', body={'class': 'ram', 'name': 'x', 'arguments': ['1M']})\n"
+        "call('DELETE', p('ram.roots'))\n"
+        "call('GET', p('ram.roots'))\n"
+        "call('POST', '/v1/instances', body={'class': 'open', 'name': 'mine'})\n"
+        "print([each['name'] for each in c.get('/v1/instances')['instances']])\n"
+        "call('DELETE', p('open.mine'))\n"
+    )
+    for path in (service.stable.folder, *service.stable.folder.parents):
+        if path.stat().st_mode & 0o005 != 0o005 and path.stat().st_uid == 0:
+            path.chmod(path.stat().st_mode | 0o055)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", script], user="nobody", group="nogroup", extra_groups=[],
+        capture_output=True, text=True, timeout=120, check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    if "No module named" in done.stderr or "Permission denied" in done.stderr:
+        pytest.skip(f"user nobody cannot read the sources here: {done.stderr.splitlines()[-1]}")
+    lines = done.stdout.splitlines()
+    assert lines[0] == "{'instances': []}", done.stderr
+    assert lines[1] == "403 user nobody may not start disks of class ram"
+    assert lines[2] == "403 user nobody may not stop ram.roots"
+    assert lines[3] == "403 user nobody may not see ram.roots"
+    assert "'running'" in lines[4] and lines[5] == "['mine']" and "remarks" in lines[6]
+    log = service.log.read_text()
+    assert "refused: user nobody" in log and "may not stop ram.roots" in log
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 400),
+        (b"{", 400),
+        (b"\xff\xfe", 400),
+        (b"[" * 50_000, 400),
+        (b"[]", 422),
+        (b"{}", 422),
+        (b'{"class": 1, "name": "x"}', 422),
+        (b'{"class": "ram", "name": ""}', 422),
+        (b'{"class": "ram", "name": "x", "colour": 1}', 422),
+        (b'{"class": "../etc", "name": "x"}', 422),
+        (b'{"class": "ram", "name": "a\\u0000b"}', 422),
+        (b'{"class": "ram", "name": "x", "arguments": ["1"' + b', "1"' * 9 + b"]}", 422),
+        (b'{"class": "ram", "name": "' + b"x" * 70_000 + b'"}', 413),
+    ],
+)  # fmt: skip
+def test_a_body_that_is_wrong(service: Service, body: bytes, status: int) -> None:
+    service.start()
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.settimeout(60)
+        peer.connect(str(service.stable.folder / "run/launcher/api"))
+        head = f"POST /v1/instances HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        peer.sendall(head.encode() + body)
+        answer = peer.recv(65536)
+    assert answer.startswith(f"HTTP/1.1 {status} ".encode()), answer
+    assert b'"error":"' in answer
+
+
+def test_what_is_asked_wrongly_has_a_reason(service: Service) -> None:
+    client = service.start()
+    for method, path, status in (
+        ("GET", "/v1/nothing", 404),
+        ("PUT", "/v1/instances", 405),
+        ("GET", "/v1/instances/ram.none", 404),
+        ("DELETE", "/v1/instances/ram.none?force=maybe", 422),
+        ("DELETE", "/v1/instances/ram.none?timeout=nan", 422),
+        ("GET", "/v1/instances/ram.none/log?lines=1e9", 422),
+        ("GET", "/v1/instances?pid=0", 422),
+    ):
+        with pytest.raises(Failed) as caught:
+            client.call(method, path)
+        assert caught.value.status == status, path
+
+
+def test_silent_and_slow_peers_delay_nobody(service: Service) -> None:
+    client = service.start()
+    peers = []
+    try:
+        for number in range(200):
+            peer = socket.socket(socket.AF_UNIX)
+            peer.connect(str(service.stable.folder / "run/launcher/api"))
+            if number % 2:
+                peer.sendall(
+                    b"POST /v1/instances HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"
+                )
+            peers.append(peer)
+        assert client.get("/v1/instances")["instances"] == []
+        peers[0].settimeout(60)
+        assert peers[0].recv(1) == b"", "a silent peer is closed"
+    finally:
+        for peer in peers:
+            peer.close()
+
+
+def test_events_tell_what_happens(service: Service) -> None:
+    client = service.start()
+    events = client.lines("/v1/events", timeout=60)
+    assert next(events).startswith(":")
+    service.cli("start", "ram", "one", "1M")
+    service.cli("stop", "ram", "one")
+    seen = []
+    for line in events:
+        if line.startswith("data: "):
+            event = json.loads(line[6:])
+            seen.append((event["event"], event["instance"]["state"]))
+            if event["event"] == "gone":
+                break
+    assert ("state", "running") in seen and seen[-1][0] == "gone"
+
+
+def test_logs_are_followed_to_the_end(service: Service) -> None:
+    client = service.start()
+    service.cli("start", "ram", "one", "1M")
+    lines = client.lines(instance_path("ram.one", "/log"), {"follow": True}, timeout=60)
+    status = client.get(instance_path("ram.one"))
+    os.kill(status["unit_pid"], signal.SIGKILL)
+    assert "killed (SIGKILL)" in next(lines)
+    failed = client.get(instance_path("ram.one"))
+    service.stable.until(lambda: client.get(instance_path("ram.one"))["state"] == "failed")
+    assert failed["exit_status"] in (None, -9)
+    assert "data went with it" in next(lines)
+    assert "data went with it" in service.cli("info", "ram", "one")
+    service.cli("start", "ram", "one", "1M")  # takes the place of one that failed
+    service.cli("stop", "ram", "one")
+    assert all(isinstance(line, str) for line in lines), "and the stream ends"
+
+
+def test_the_document_describes_every_route(service: Service) -> None:
+    document = service.start().get("/openapi.json")
+    assert set(document["paths"]) == {
+        "/v1/service", "/v1/classes", "/v1/instances", "/v1/instances/{id}",
+        "/v1/instances/{id}/log", "/v1/events",
+    }  # fmt: skip
+    text = json.dumps(document)
+    for name in document["components"]["schemas"]:
+        assert f"#/components/schemas/{name}" in text, name
+
+
+def test_many_disks_are_listed_at_once(service: Service) -> None:
+    """And a crash of one is invisible to the others."""
+    client = service.start()
+    names = [f"disk{number}" for number in range(12)]
+    starters = [
+        subprocess.Popen(
+            [sys.executable, "-P", "-m", "userdisk", "start", "ram", name, "1M"],
+            stdout=subprocess.DEVNULL,
+        )
+        for name in names
+    ]
+    assert [starter.wait(120) for starter in starters] == [0] * len(names)
+    found = client.get("/v1/instances")["instances"]
+    assert {each["name"] for each in found} == set(names)
+    os.kill(found[0]["unit_pid"], signal.SIGKILL)
+    service.stable.until(lambda: client.get(instance_path(found[0]["id"]))["state"] == "failed")
+    states = {each["name"]: each["state"] for each in client.get("/v1/instances")["instances"]}
+    assert sorted(states.values()) == ["failed"] + ["running"] * (len(names) - 1)
+    for name in names:
+        service.cli("stop", "ram", name)
+
+
+def test_no_wait_answers_at_once(service: Service) -> None:
+    client = service.start()
+    service.cli("start", "--no-wait", "ram", "one", "1M")
+    deadline = time.monotonic() + 60
+    while not (found := client.get("/v1/instances")["instances"]) or found[0]["state"] != "running":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    service.cli("stop", "ram", "one")
+    assert isinstance(Client().get("/v1/classes")["classes"], list)
