@@ -232,13 +232,25 @@ def test_a_disk_that_loses_its_power_under_a_flush(monkeypatch: pytest.MonkeyPat
     unit.flush()
 
 
+def after_each_write(disk: OldDisk, monkeypatch: pytest.MonkeyPatch, do: Any) -> None:
+    execute = disk.execute
+
+    def late(cdb: bytes, **options: Any) -> Task:
+        done = execute(cdb, **options)
+        if cdb[0] == 0x2A:
+            do()
+        return done
+
+    monkeypatch.setattr(disk, "execute", late)
+
+
 def test_fua_with_a_flush_under_which_the_power_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     disk = OldDisk()
     unit = unit_of(disk, monkeypatch)
     disk.answers = [(0x35, 2, _POWER_ON)]
     unit.write(1, block(b"a"), True)
     assert disk.log == ["write 1 1", "flush", "write 1 1", "flush"]
-    disk.answers = [(0x35, 2, _POWER_ON)] * 2
+    after_each_write(disk, monkeypatch, lambda: disk.answers.append((0x35, 2, _POWER_ON)))
     with pytest.raises(NotReady, match="lost its cache"):
         unit.write(1, block(b"a"), True)
 
@@ -247,16 +259,12 @@ def test_a_write_that_is_answered_when_the_power_was_lost(monkeypatch: pytest.Mo
     """Another command has learned of it before the answer is looked at."""
     disk = OldDisk()
     unit = unit_of(disk, monkeypatch)
-    execute = disk.execute
 
-    def late(cdb: bytes, **options: Any) -> Task:
-        done = execute(cdb, **options)
-        if cdb[0] == 0x2A:
-            disk.answers = [(0x28, 2, _POWER_ON)]
-            unit.read(1, 1, False)
-        return done
+    def lose() -> None:
+        disk.answers.append((0x28, 2, _POWER_ON))
+        unit.read(1, 1, False)
 
-    monkeypatch.setattr(disk, "execute", late)
+    after_each_write(disk, monkeypatch, lose)
     unit.write(1, block(b"a"), False)
     with pytest.raises(WriteError, match="may be lost"):
         unit.flush()
