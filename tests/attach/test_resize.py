@@ -322,6 +322,9 @@ class Measured(Fixed):
 
     def measure(self):
         self.resized(int(self.path.read_text()))
+
+    def read(self, lba, blocks, fua):
+        return b"".join(bytes([at % 251 + 1]) * 512 for at in range(lba, lba + blocks))
 '''
 
 
@@ -372,6 +375,22 @@ def test_a_class_that_measures(desk: Desk) -> None:
     status, line = desk.refused("resize", "Measured", "256K", "--shrink")
     assert status == 1 and "its storage has 512 KiB" in line
     wait_until(lambda: shown(device) == 512 << 10, 40)  # what it has is what is shown
+    desk.userdisk("eject", device)
+
+
+def test_what_comes_after_an_end_within_a_page_is_seen(desk: Desk) -> None:
+    number = desk.folder / "number"
+    number.write_text("1001")
+    device = desk.attach(class_of(desk, "Measured"), "--option", f"path={number}")
+    with device.open("rb") as user:  # so that what is cached stays
+        assert len(user.read()) == 1001 * 512
+        for count in (2003, 4000):
+            number.write_text(str(count))
+            desk.userdisk("resize", "Measured", str(count * 512))
+            user.seek(0)
+            data = user.read()
+            assert len(data) == count * 512
+            assert [at for at in range(count) if data[at * 512] != at % 251 + 1] == []
     desk.userdisk("eject", device)
 
 

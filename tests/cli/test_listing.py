@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -179,3 +181,9 @@ def test_a_real_server_is_listed(
         assert (two["devices"], two["mountpoints"]) == ([], [])
     assert main(["list"]) == 0
     assert "nothing is attached or served" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", ["attach", "listing", "resize"])
+def test_it_loads_where_linux_is_not(module: str) -> None:
+    code = f"import sys; sys.modules['fcntl'] = None; import userdisk.cli.{module}"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import time
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 _FLUSH_BUFFERS: Final = 0x1261  # BLKFLSBUF
+_LARGEST_PAGE: Final = 4 << 20  # bytes: more than the page cache keeps in one piece
 
 
 def size(device: Path) -> int:
@@ -23,6 +23,20 @@ def size(device: Path) -> int:
         os.close(descriptor)
 
 
+def read_anew(device: Path, offset: int) -> None:
+    """Have the page with an offset read anew: beyond a former end it has zeros. Raises `OSError`.
+
+    What was written to it goes to the driver first.
+    """
+    descriptor = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+        start = offset // _LARGEST_PAGE * _LARGEST_PAGE
+        os.posix_fadvise(descriptor, start, _LARGEST_PAGE, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
+
+
 @contextlib.contextmanager
 def emptied(device: Path) -> Iterator[None]:
     """Within, no file system, swap or device mapper takes the device or a partition of it.
@@ -30,6 +44,8 @@ def emptied(device: Path) -> Iterator[None]:
     What was written to it is with the driver and flushed, and nothing of it is cached. Raises
     `OSError`: EBUSY if somebody has taken it.
     """
+    import fcntl  # this module is imported, though not used, where there is none
+
     descriptor = os.open(device, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

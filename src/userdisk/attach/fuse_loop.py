@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import mmap
 import os
 import time
 from collections.abc import Callable
@@ -105,6 +106,8 @@ class FuseLoop:
         except BaseException:
             self._server.resize(before)
             raise
+        if before < size and before % mmap.PAGESIZE:
+            block.read_anew(self.device, before)
 
     @property
     def _file(self) -> Path:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from userdisk.attach import block, loop, mounts
+from userdisk.attach import block, mounts
 from userdisk.attach.mounts import UnmountFlag
 from userdisk.errors import UserdiskError
 
@@ -110,6 +110,8 @@ def held_by(device: Path) -> str:
 
 
 def _users_of(device: Path) -> list[str]:
+    from userdisk.attach import loop  # only where there is Linux
+
     nodes = with_partitions(device)
     over = [str(other) for node in nodes for other in loop.find(node)]
     return over + [user for node in nodes for user in mounts.users_of(str(node))]

@@ -19,7 +19,7 @@ from userdisk.attach import daemon, state
 from userdisk.attach.unit_process import Told
 from userdisk.cli.names import portal_text, target_names
 from userdisk.cli.nbd_offer import offers_of
-from userdisk.cli.resizing import Served, verbs
+from userdisk.cli.resizing import Served, have_followed, verbs
 from userdisk.cli.secrets import find_credentials
 from userdisk.cli.unit_process import again, disk_of, interrupt, line_of, start
 from userdisk.cli.units import UnitOptions, unit_name
@@ -154,6 +154,7 @@ class _Offer:
             log.warning("the disk cannot be asked, nor resized: %s", error)
             yield
             return
+        have_followed(self._gate)
         try:
             yield
         finally:

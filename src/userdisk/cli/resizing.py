@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from userdisk import control
 from userdisk.backend.file import FileUnit
 from userdisk.backend.size import format_size
 from userdisk.control import Answer, Verb
@@ -19,6 +21,8 @@ from userdisk.errors import UsageError, UserdiskError
 from userdisk.gate import Gate
 from userdisk.unit import StorageUnit
 
+_LOOK_SECONDS: Final = 5.0
+_FOLLOW_SECONDS: Final = 660.0  # while a process resizes its disk, it does nothing else
 _LARGEST: Final = 1 << 63  # bytes; what is asked of files and devices is less
 
 
@@ -69,6 +73,25 @@ def verbs(served: Sequence[Served]) -> dict[str, Verb]:
             return {"before": before, "size": gate.parameters.size}
 
     return {"info": info, "resize": resize}
+
+
+def have_followed(gate: Gate) -> None:
+    """From now on the process that attaches this unit hears of it when its size has changed."""
+    news = threading.Event()
+    threading.Thread(target=_tell, args=(news,), name="news", daemon=True).start()
+    gate.resized.append(news.set)
+
+
+def _tell(news: threading.Event) -> None:
+    while news.wait():
+        news.clear()
+        for path in control.processes():
+            with contextlib.suppress(UserdiskError, OSError):  # it says itself what went wrong
+                if path.name == str(os.getpid()):
+                    continue
+                info = control.ask(path, {"verb": "info"}, _LOOK_SECONDS)
+                if info.get("unit_pid") == os.getpid():
+                    control.ask(path, {"verb": "follow"}, _FOLLOW_SECONDS)
 
 
 def check_size(gate: Gate, size: int, *, shrink: bool) -> None:

@@ -5,21 +5,19 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import os
 import signal
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final
+from typing import Any
 
 from userdisk import control
 from userdisk.attach import daemon, state
 from userdisk.attach.nbd_device import Disk
 from userdisk.attach.state import Folder
 from userdisk.attach.unit_process import Told
-from userdisk.cli.resizing import Served, verbs
+from userdisk.cli.resizing import Served, have_followed, verbs
 from userdisk.cli.units import UnitOptions, unit_name
 from userdisk.errors import UsageError, UserdiskError
 from userdisk.gate import Gate
@@ -28,11 +26,10 @@ from userdisk.nbd.export import Export
 from userdisk.server import Server
 from userdisk.target.logical_unit import LogicalUnit
 from userdisk.target.target import Target
+from userdisk.telemetry import verbs as watching
 from userdisk.unit import StorageUnit
 
 log = logging.getLogger("userdisk")
-
-_TELL_SECONDS: Final = 660.0  # while the attaching process resizes the disk, it is not heard
 
 
 def main() -> int:
@@ -59,7 +56,7 @@ def main() -> int:
     except KeyboardInterrupt:
         told.say({"error": "interrupted", "usage": False})
         return 1
-    with _control(request["unit"], export.gate):
+    with _control(server, request["unit"], export.gate):
         told.say({"disk": dataclasses.asdict(disk_of(unit, export)), "again": again(unit, request)})
         with contextlib.suppress(KeyboardInterrupt):  # told by a signal
             told.wait_for_end()
@@ -74,30 +71,21 @@ def main() -> int:
 
 
 @contextlib.contextmanager
-def _control(unit: str, gate: Gate) -> Iterator[None]:
+def _control(server: Server, unit: str, gate: Gate) -> Iterator[None]:
     """The socket on which the attaching process asks for another size."""
     try:
-        socket = control.Control(verbs([Served(unit, gate, [])]))
+        socket = control.Control(
+            verbs([Served(unit, gate, [])]) | watching.verbs(server, [(gate.name, gate)])
+        )
     except (UserdiskError, OSError) as error:
         log.warning("the disk cannot be resized: %s", error)
         yield
         return
-    news = threading.Event()
-    threading.Thread(target=_tell, args=(news,), name="news", daemon=True).start()
-    gate.resized.append(news.set)
+    have_followed(gate)
     try:
         yield
     finally:
         socket.close()
-
-
-def _tell(news: threading.Event) -> None:
-    """Have the attaching process see it when the unit has another size."""
-    while news.wait():
-        news.clear()
-        attaching = control.folder() / str(os.getppid())
-        with contextlib.suppress(UserdiskError, OSError):  # it says itself what went wrong
-            control.ask(attaching, {"verb": "follow"}, _TELL_SECONDS)
 
 
 def restored(unit: StorageUnit, request: dict[str, Any]) -> None:
