@@ -1,0 +1,52 @@
+"""`userdisk resize` of a running instance: unit, device, and the processes that come next."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.attach.test_device import blocks_of, opened
+from tests.cli.serving import LIMIT
+from tests.launcher.kit import Stable, attached, needs_devices
+
+MIB = 1 << 20
+
+
+def userdisk(stable: Stable, *arguments: str | Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "userdisk", *map(str, arguments)],
+        env={**os.environ, "USERDISK_RUN": f"{stable.folder}/run"},
+        capture_output=True, text=True, check=False, timeout=LIMIT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_an_attached_instance_is_resized_by_each_of_its_names(stable: Stable) -> None:
+    needs_devices()
+    image = stable.image(16 * MIB)
+    status = stable.start(stable.spec(str(image), attach=attached()))
+    names = [str(image), status.device, status.target, "disk"]
+    for number, name in enumerate(names, 1):
+        size = (16 + 8 * number) * MIB
+        assert userdisk(stable, "resize", name, "+8M").endswith(f"now {size >> 20} MiB")
+        sectors = Path("/sys/block", Path(status.device).name, "size").read_text()
+        assert (image.stat().st_size, int(sectors) * 512) == (size, size)
+        if number % 2:
+            stable.again(stable.kill_unit())
+        with opened(Path(status.device)) as disk:
+            assert os.pwrite(disk, blocks_of(b"end!" * 1024), size - 4096) == 4096
+    userdisk(stable, "resize", "disk", "8M", "--shrink")
+    assert image.stat().st_size == 8 * MIB
+    stable.stop()
+
+
+def test_a_served_instance_is_resized(stable: Stable) -> None:
+    image = stable.image(16 * MIB)
+    stable.start(stable.spec(str(image)))
+    assert userdisk(stable, "resize", "disk", "24M") == "disk: 16 MiB, now 24 MiB"
+    stable.again(stable.kill_unit())
+    assert userdisk(stable, "resize", image, "24M").endswith("has 24 MiB already")
+    stable.stop()
