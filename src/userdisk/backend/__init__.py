@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from userdisk.backend.size import format_size, parse_size
-from userdisk.errors import UsageError
+from userdisk.errors import UsageError, UserdiskError
 from userdisk.unit import StorageUnit
 
 __all__ = ["format_size", "open_unit", "parse_size"]
@@ -38,6 +38,7 @@ class _Request:
     soft_threshold: int | None
     options: Mapping[str, str]
     new_guid: bool
+    timeout: float | None
 
     def common(self) -> dict[str, Any]:
         return {
@@ -60,6 +61,10 @@ class _Request:
             **self.common(),
         }
 
+    def remote(self) -> dict[str, Any]:
+        """For disks that somebody else has."""
+        return self.stored() | ({} if self.timeout is None else {"timeout": self.timeout})
+
 
 def open_unit(
     spec: str,
@@ -75,6 +80,7 @@ def open_unit(
     soft_threshold: int | None = None,
     options: Mapping[str, str] | None = None,
     new_guid: bool = False,
+    timeout: float | None = None,
 ) -> StorageUnit:
     """Make a unit from `spec`. Sizes and lengths are in bytes; None means the unit's default.
 
@@ -85,29 +91,35 @@ def open_unit(
     starts empty and so is a new disk each time; everything else keeps its identity
     (`userdisk.identity`), unless `new_guid` is set. The option `guid` sets it outright.
 
-    Blocks while files are looked at and the user's code is imported. Raises `UsageError`.
+    Blocks while files are looked at, the user's code is imported, and another program's disk is
+    connected (for `timeout` seconds at most, 10 by default). Raises `UsageError`.
     """
     scheme, colon, rest = spec.partition(":")
     make = _SCHEMES.get(scheme) if colon else None
     if make is None:
         make, rest = _maker(spec), spec
-    return make(
-        _Request(
-            spec=spec,
-            rest=rest,
-            size=size,
-            block_length=block_length,
-            physical_block_length=physical_block_length,
-            read_only=read_only,
-            product_id=product_id,
-            product_revision=product_revision,
-            removable=removable,
-            thick=thick,
-            soft_threshold=soft_threshold,
-            options=options or {},
-            new_guid=new_guid,
-        )
+    request = _Request(
+        spec=spec,
+        rest=rest,
+        size=size,
+        block_length=block_length,
+        physical_block_length=physical_block_length,
+        read_only=read_only,
+        product_id=product_id,
+        product_revision=product_revision,
+        removable=removable,
+        thick=thick,
+        soft_threshold=soft_threshold,
+        options=options or {},
+        new_guid=new_guid,
+        timeout=timeout,
     )
+    try:
+        return make(request)
+    except UsageError:
+        raise
+    except UserdiskError as error:  # what was named cannot be had
+        raise UsageError(str(error)) from error
 
 
 def _maker(spec: str) -> Callable[[_Request], StorageUnit]:
@@ -169,14 +181,14 @@ def _nbd(request: _Request) -> StorageUnit:
     from userdisk.nbd.uri import is_uri, parse_uri
 
     uri = parse_uri(request.rest if is_uri(request.rest) else request.spec)
-    return NbdUnit(uri, **request.stored())
+    return NbdUnit(uri, **request.remote())
 
 
 def _iscsi(request: _Request) -> StorageUnit:
     from userdisk.backend.iscsi import IscsiUnit
 
     url = request.rest if request.rest.startswith("iscsi:") else request.spec
-    return IscsiUnit(url, **request.stored())
+    return IscsiUnit(url, **request.remote())
 
 
 def _spd(request: _Request) -> StorageUnit:
@@ -184,7 +196,7 @@ def _spd(request: _Request) -> StorageUnit:
 
     if not request.rest:
         raise UsageError("spd: needs the path of a device's socket, as in spd:/run/disk.sock")
-    return SpdUnit(request.rest, **request.stored())
+    return SpdUnit(request.rest, **request.remote())
 
 
 def _class(request: _Request) -> StorageUnit:

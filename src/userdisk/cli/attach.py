@@ -19,10 +19,11 @@ from userdisk.attach.state import Folder, Record
 from userdisk.cli.attaching import task
 from userdisk.cli.listing import list_, short_size
 from userdisk.cli.logs import as_json
+from userdisk.cli.seconds import Seconds
 from userdisk.cli.units import UNIT_HELP, UNIT_OPTIONS, UnitOptions
 from userdisk.errors import UsageError, UserdiskError
 
-_SECONDS = click.FloatRange(min=0.1, max=86400)
+_SECONDS = Seconds(min=0.1, max=86400)
 _TIMEOUT = click.Option(
     ["--timeout"],
     type=_SECONDS,

@@ -14,6 +14,7 @@ import click
 
 from userdisk.cli.listing import short_size
 from userdisk.cli.names import duration_text
+from userdisk.cli.seconds import Seconds
 from userdisk.errors import UsageError
 from userdisk.launcher import places
 from userdisk.launcher.client import Client, instance_path
@@ -162,7 +163,7 @@ stop = click.Command(
         click.Option(["--force"], is_flag=True, help="Although something uses the disk."),
         click.Option(
             ["--timeout"],
-            type=click.FloatRange(0, 86400),
+            type=Seconds(0, 86400),
             default=120.0,
             show_default=True,
             metavar="SECONDS",

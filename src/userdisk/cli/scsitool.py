@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import click
 
+from userdisk.cli.seconds import Seconds
+from userdisk.cli.units import SERVED_UNIT_OPTIONS, UnitOptions
 from userdisk.errors import UsageError
 
 _HELP = """Ask a SCSI disk, ours or somebody else's.
 
 DEVICE is iscsi://[USER@]HOST[:PORT]/TARGET/LUN, /dev/sgN or /dev/sdN, or a unit as serve takes it
-(ram:1G, an image file, file.py:Class), which is then run inside. The secret of USER comes from
-?chap-file=FILE in the URL, or from USERDISK_ISCSI_SECRET.
+(ram:1G, an image file, file.py:Class), with the same options (--size and so on), which is then run
+inside. The secret of USER comes from ?chap-file=FILE in the URL, or from USERDISK_ISCSI_SECRET.
 
 Exit status: 0 done, 1 the disk answered with an error, which is said in words, or lint found one;
 2 the request was wrong, or the device cannot be had.
@@ -32,12 +36,13 @@ _FORMS: Sequence[click.Option] = (
     click.Option(["--json", "as_json"], is_flag=True, help="JSON."),
 )
 _TIMEOUT = click.Option(
-    ["--timeout"], type=click.FloatRange(0.1, 3600), default=10.0, metavar="SECONDS",
+    ["--timeout"], type=Seconds(0.1, 3600), default=10.0, metavar="SECONDS",
     help="For connecting, and for each command; 10 by default.",
 )  # fmt: skip
 _CONTROLS = ("current", "changeable", "default", "saved")
 _MAX_OUT = 1 << 20  # bytes of a file with data-out
 _WRITE = click.Option(["--write"], is_flag=True, help="Yes, change the device.")
+_UNIT_FIELDS = [field.name for field in fields(UnitOptions)]
 _NUMBER = click.IntRange(0, (1 << 64) - 1)
 
 
@@ -89,6 +94,7 @@ def _run(name: str) -> Callable[..., int]:
         from userdisk.scsitool.asker import Asker
 
         command = next(each for each in commands.COMMANDS if each.name == name)
+        unit = UnitOptions(**{field: rest.pop(field) for field in _UNIT_FIELDS})
         options = commands.Options(
             control=_CONTROLS.index(control),
             command=raw.parse_hex(" ".join(cdb)),
@@ -97,7 +103,10 @@ def _run(name: str) -> Callable[..., int]:
             **rest,
         )
         command.check(options)  # before anything is opened
-        opened = devices.open_device(device, timeout)
+        make = None
+        if unit != UnitOptions():
+            make = partial(unit.open, timeout=timeout)
+        opened = devices.open_device(device, timeout, make)
         try:
             parts = command.run(Asker(opened), options)
         finally:
@@ -181,7 +190,7 @@ def _group() -> click.Group:
             click.Command(
                 command.name,
                 params=[device, *(each for name in command.takes for each in taken[name]),
-                        *_FORMS, _TIMEOUT],
+                        *_FORMS, _TIMEOUT, *SERVED_UNIT_OPTIONS],
                 callback=_run(command.name),
                 help=command.help,
             )

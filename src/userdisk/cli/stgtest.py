@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from userdisk.cli.seconds import Seconds
 from userdisk.errors import UsageError, UserdiskError
 
 if TYPE_CHECKING:
@@ -257,7 +258,7 @@ commands: list[click.Command] = [
             click.Option(["--connections"], type=click.IntRange(1, _MAX_CONNECTIONS), default=1,
                          help="To an iSCSI or NBD server; 1."),
             click.Option(["--fua"], is_flag=True, help="Every read and write has the flush flag."),
-            click.Option(["--duration"], type=click.FloatRange(0.01, 1e7), metavar="SECONDS",
+            click.Option(["--duration"], type=Seconds(0.01, 1e7), metavar="SECONDS",
                          help="Stop then, if OPCOUNT has not been reached."),
             click.Option(["--json", "as_json"], is_flag=True, help="Print the figures as JSON."),
             click.Option(["--journal"], metavar="FILE",
@@ -268,7 +269,7 @@ commands: list[click.Command] = [
                          help="verify: as if the crash came when the N-th flush had ended."),
             click.Option(["--destroy"], is_flag=True,
                          help="Overwrite a block device that is mounted, partitioned or held."),
-            click.Option(["--timeout"], type=click.FloatRange(0.1, 3600), default=10.0,
+            click.Option(["--timeout"], type=Seconds(0.1, 3600), default=10.0,
                          metavar="SECONDS", help="For connecting, and for each answer; 10."),
             click.Argument(["words"], nargs=-1, required=True,
                            metavar="TARGET OPCOUNT [OPMIX] [ADDRESS|*] [COUNT|*]"),

@@ -83,10 +83,10 @@ class UnitOptions:
     new_guid: bool = False
     option: Sequence[str] = ()
 
-    def open(self, spec: str) -> StorageUnit:
+    def open(self, spec: str, *, timeout: float | None = None) -> StorageUnit:
         """The unit that `spec` names; it is not opened yet. Raises `UsageError`.
 
-        Blocks while files are looked at and user code is imported.
+        Blocks as `userdisk.backend.open_unit` does; `timeout` in seconds is for it.
         """
         from userdisk.backend import open_unit, parse_size
 
@@ -116,6 +116,7 @@ class UnitOptions:
                 soft_threshold=self.soft_threshold,
                 options=pairs,
                 new_guid=self.new_guid,
+                timeout=timeout,
             )
         except UsageError as error:
             if spec in str(error):

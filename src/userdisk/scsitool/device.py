@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from userdisk.errors import UsageError, UserdiskError
+
+if TYPE_CHECKING:
+    from userdisk.unit import StorageUnit
 
 CHECK_CONDITION = 0x02
 TIMEOUT = 10.0  #: seconds for opening a device, and for each command
@@ -44,25 +47,29 @@ class Device(Protocol):
         """Let go of the device. Blocks."""
 
 
-def _iscsi(name: str, timeout: float) -> Device:
+#: Makes a unit of its name.
+Make: TypeAlias = "Callable[[str], StorageUnit]"
+
+
+def _iscsi(name: str, timeout: float, make: Make | None) -> Device:
     from userdisk.scsitool.over_iscsi import IscsiDevice
 
     return IscsiDevice(name, timeout)
 
 
-def _sg_io(name: str, timeout: float) -> Device:
+def _sg_io(name: str, timeout: float, make: Make | None) -> Device:
     from userdisk.scsitool.sg_io import SgDevice
 
     return SgDevice(name, timeout)
 
 
-def _inside(name: str, timeout: float) -> Device:
+def _inside(name: str, timeout: float, make: Make | None) -> Device:
     from userdisk.scsitool.inside import InsideDevice
 
-    return InsideDevice(name, timeout)
+    return InsideDevice(name, timeout, make)
 
 
-def opener(name: str) -> Callable[[str, float], Device]:
+def opener(name: str) -> Callable[[str, float, Make | None], Device]:
     """Who opens a device of this name: an iSCSI URL, a device node, or anything that is a unit."""
     if name.startswith("iscsi://"):
         return _iscsi
@@ -85,13 +92,17 @@ def resolved(name: str) -> str:
     return name
 
 
-def open_device(name: str, timeout: float = TIMEOUT) -> Device:
+def open_device(name: str, timeout: float = TIMEOUT, make: Make | None = None) -> Device:
     """Open a device: `iscsi://...`, a device node, or a unit, which is run in this process.
 
-    Blocks. Raises `DeviceError`, or `UsageError` if the name makes no sense.
+    `make` makes the unit; it is for nothing else. Blocks. Raises `DeviceError`, or `UsageError` if
+    the name makes no sense.
     """
+    opens = opener(name)
+    if make is not None and opens is not _inside:
+        raise UsageError(f"{name}: has its own size and names; options of units are for units")
     try:
-        return opener(name)(name, timeout)
+        return opens(name, timeout, make)
     except UsageError:
         raise
     except UserdiskError as error:

@@ -13,7 +13,7 @@ from userdisk.errors import UsageError, UserdiskError
 from userdisk.gate import Gate
 from userdisk.identity import identity_of
 from userdisk.operation import Operation
-from userdisk.scsitool.device import DeviceError, Result
+from userdisk.scsitool.device import DeviceError, Make, Result
 from userdisk.target.command import Completion, Receive
 from userdisk.target.logical_unit import LogicalUnit
 from userdisk.target.nexus import Nexus
@@ -39,17 +39,18 @@ class InsideDevice:
 
     Args:
         spec: as `open_unit` takes it.
+        make: makes the unit; `open_unit` by default.
         timeout: seconds for each operation of the unit.
 
     The constructor blocks while the unit is opened. Raises `UserdiskError`.
     """
 
-    def __init__(self, spec: str, timeout: float) -> None:
+    def __init__(self, spec: str, timeout: float, make: Make | None = None) -> None:
         self.name = spec
         self._timeout = timeout
         if spec.isprintable() and spec and ":" not in spec and not os.path.exists(spec):
             raise UsageError(f"{spec}: there is no such image or device")
-        unit = open_unit(spec)
+        unit = open_unit(spec, timeout=timeout) if make is None else make(spec)
         self._gate = Gate(unit, spec)
         self._lu = LogicalUnit(self._gate, saved=identity_of(unit))
         self._nexus = Target(_TARGET, [self._lu]).attach(_INITIATOR)

@@ -85,4 +85,4 @@ class InsidePort:
 
 def open_inside(name: str, timeout: float) -> InsidePort:
     """The unit that `name` stands for, as `open_unit` takes it."""
-    return InsidePort(open_unit(name), name, timeout)
+    return InsidePort(open_unit(name, timeout=timeout), name, timeout)
