@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -27,13 +28,13 @@ def _state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def serving(socket: Path, *command: str) -> Iterator[None]:
+def serving(path: Path, *command: str) -> Iterator[None]:
     """A server of another project on a Unix socket."""
-    socket.unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
-        end = time.monotonic() + 20
-        while not socket.exists():
+        end = time.monotonic() + 60
+        while not _listens(path):
             assert process.poll() is None, "the server ended"
             assert time.monotonic() < end, "the server does not begin"
             time.sleep(0.02)
@@ -43,13 +44,18 @@ def serving(socket: Path, *command: str) -> Iterator[None]:
         process.wait()
 
 
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(path)) == 0
+
+
 def nbdkit(tmp_path: Path, *arguments: str) -> tuple[Path, tuple[str, ...]]:
-    socket = tmp_path / "s"
-    return socket, ("nbdkit", "-f", "-U", str(socket), *arguments)
+    path = tmp_path / "s"
+    return path, ("nbdkit", "-f", "-U", str(path), *arguments)
 
 
-def opened(socket: Path, export: str = "", **parameters: object) -> StorageUnit:
-    return open_unit(f"nbd:nbd+unix:///{export}?socket={socket}", **parameters)  # type: ignore[arg-type]
+def opened(path: Path, export: str = "", **parameters: object) -> StorageUnit:
+    return open_unit(f"nbd:nbd+unix:///{export}?socket={path}", **parameters)  # type: ignore[arg-type]
 
 
 def exercised(unit: StorageUnit) -> None:
@@ -78,31 +84,31 @@ def exercised(unit: StorageUnit) -> None:
 @requires("nbdkit")
 @pytest.mark.parametrize("options", [(), ("--no-sr",)])
 def test_nbdkit(tmp_path: Path, options: tuple[str, ...]) -> None:
-    socket, command = nbdkit(tmp_path, *options, "memory", str(SIZE))
-    with serving(socket, *command):
-        unit = opened(socket)
+    path, command = nbdkit(tmp_path, *options, "memory", str(SIZE))
+    with serving(path, *command):
+        unit = opened(path)
         assert (unit.parameters.block_count, unit.block_length) == (SIZE // 512, 512)
         exercised(unit)
 
 
 @requires("qemu-nbd")
 def test_qemu_nbd(tmp_path: Path) -> None:
-    image, socket = tmp_path / "image", tmp_path / "s"
+    image, path = tmp_path / "image", tmp_path / "s"
     image.write_bytes(bytes(SIZE))
-    command = ("qemu-nbd", "-k", str(socket), "-t", "-f", "raw", "-x", "a b", "-D", "d", str(image))
-    with serving(socket, *command):
-        uri = parse_uri(f"nbd+unix:///?socket={socket}")
+    command = ("qemu-nbd", "-k", str(path), "-t", "-f", "raw", "-x", "a b", "-D", "d", str(image))
+    with serving(path, *command):
+        uri = parse_uri(f"nbd+unix:///?socket={path}")
         assert [(each.name, each.description) for each in list_exports(uri)] == [("a b", "d")]
         with pytest.raises(UserdiskError, match="no export ''"):
-            opened(socket)
-        exercised(opened(socket, "a%20b"))
+            opened(path)
+        exercised(opened(path, "a%20b"))
 
 
 @requires("nbdkit")
 def test_a_read_only_export(tmp_path: Path) -> None:
-    socket, command = nbdkit(tmp_path, "-r", "memory", str(SIZE))
-    with serving(socket, *command):
-        unit = opened(socket)
+    path, command = nbdkit(tmp_path, "-r", "memory", str(SIZE))
+    with serving(path, *command):
+        unit = opened(path)
         assert unit.parameters.write_protected
         unit.close()
 
@@ -110,20 +116,20 @@ def test_a_read_only_export(tmp_path: Path) -> None:
 @requires("nbdkit")
 def test_the_smallest_block_of_the_server(tmp_path: Path) -> None:
     policy = ("--filter=blocksize-policy", "memory", str(SIZE), "blocksize-minimum=4096")
-    socket, command = nbdkit(tmp_path, *policy, "blocksize-error-policy=error")
-    with serving(socket, *command):
-        unit = opened(socket)
+    path, command = nbdkit(tmp_path, *policy, "blocksize-error-policy=error")
+    with serving(path, *command):
+        unit = opened(path)
         assert unit.block_length == 4096
         exercised(unit)
         with pytest.raises(UserdiskError, match="not a multiple"):
-            opened(socket, block_length=512)
+            opened(path, block_length=512)
 
 
 @requires("nbdkit")
 def test_a_size_that_is_not_whole_blocks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    socket, command = nbdkit(tmp_path, "memory", "10000")
-    with serving(socket, *command), caplog.at_level(logging.WARNING):
-        unit = opened(socket)
+    path, command = nbdkit(tmp_path, "memory", "10000")
+    with serving(path, *command), caplog.at_level(logging.WARNING):
+        unit = opened(path)
         assert unit.parameters.block_count == 10000 // 512
         unit.close()
     assert "272 bytes are left out" in caplog.text
@@ -131,11 +137,11 @@ def test_a_size_that_is_not_whole_blocks(tmp_path: Path, caplog: pytest.LogCaptu
 
 @requires("nbdkit")
 def test_the_same_export_is_the_same_disk(tmp_path: Path) -> None:
-    socket, command = nbdkit(tmp_path, "memory", str(SIZE))
-    with serving(socket, *command):
+    path, command = nbdkit(tmp_path, "memory", str(SIZE))
+    with serving(path, *command):
         guids = []
         for _ in range(2):
-            unit = opened(socket)
+            unit = opened(path)
             guids.append(unit.parameters.guid)
             unit.close()
         assert guids[0] == guids[1]
@@ -143,28 +149,28 @@ def test_the_same_export_is_the_same_disk(tmp_path: Path) -> None:
 
 @requires("nbdkit")
 def test_a_server_that_comes_back(tmp_path: Path) -> None:
-    socket, command = nbdkit(tmp_path, "memory", str(SIZE))
-    with serving(socket, *command):
-        unit = opened(socket)
+    path, command = nbdkit(tmp_path, "memory", str(SIZE))
+    with serving(path, *command):
+        unit = opened(path)
         unit.write(0, memoryview(bytes(512)), False)
     with pytest.raises(NotReady):
         unit.read(0, 1, False)
-    with serving(socket, *command):
+    with serving(path, *command):
         assert bytes(unit.read(0, 1, False)) == bytes(512)  # type: ignore[arg-type]
         with pytest.raises(WriteError, match="were not flushed"):
             unit.flush()
         unit.flush()
         unit.write(0, memoryview(bytes(512)), False)
         unit.flush()
-    with serving(socket, *command):
+    with serving(path, *command):
         while True:  # until it is known that the first server is gone
             try:
                 unit.flush()  # nothing was left to be lost
                 break
             except NotReady:
                 continue
-    socket, command = nbdkit(tmp_path, "memory", str(2 * SIZE))
-    with serving(socket, *command):
+    path, command = nbdkit(tmp_path, "memory", str(2 * SIZE))
+    with serving(path, *command):
         while True:
             try:
                 with pytest.raises(HardwareError, match="serve it anew"):
