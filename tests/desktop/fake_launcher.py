@@ -23,15 +23,19 @@ class FakeLauncher:
     requests: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
     refuse: dict[str, tuple[int, str]] = field(default_factory=dict)  #: word of the path -> answer
     mount_in: str = ""  #: where disks are mounted
+    ready_after: int = 0  #: requests; what is starting is up then
     hidden: bool = False  #: what runs is nothing to the caller
     last_error: str = ""  #: of disks that are started
 
     def answer(self, method: str, target: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """Status and content."""
         self.requests.append((method, target, body))
+        if self.ready_after and len(self.requests) > self.ready_after:
+            for each in self.instances:
+                each["state"] = "running"
         url = urlsplit(target)
         words = [unquote(word) for word in url.path.split("/")[2:]]
-        for word in (words[-1], method + words[-1]):
+        for word in (method, words[-1], method + words[-1]):
             if word in self.refuse:
                 status, message = self.refuse[word]
                 return status, {"error": message}
@@ -51,8 +55,9 @@ class FakeLauncher:
         instance = next((each for each in self.instances if each["id"] == words[1]), None)
         if instance is None:
             return 404, {"error": "no such instance"}
+        assert method == "DELETE"
         self.instances.remove(instance)
-        return 200, instance
+        return 200, {"remarks": []}
 
     def _start(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         if any(each["name"] == body["name"] for each in self.instances):
@@ -84,7 +89,7 @@ def serve(launcher: FakeLauncher, path: Path) -> Iterator[None]:
             self.end_headers()
             self.wfile.write(data)
 
-        do_GET = do_POST = _do  # noqa: N815
+        do_GET = do_POST = do_DELETE = _do  # noqa: N815
 
         def log_message(self, *arguments: object) -> None:
             pass

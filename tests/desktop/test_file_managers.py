@@ -88,8 +88,8 @@ def test_double_click_and_eject(
             session.run("xdotool", "windowunmap", window, check=False)
     wait_for("end of it", lambda: not session.windows("^the disk$"))
     _until(eject, lambda: not launcher.instances)
-    ejects = [path for method, path, _ in launcher.requests if path.endswith("/eject")]
-    assert ejects == ["/v1/instances/image.0/eject"]
+    ejects = [path for method, path, _ in launcher.requests if method == "DELETE"]
+    assert ejects == ["/v1/instances/image.0?force=false"]
 
 
 def test_what_went_wrong_is_shown_in_a_window(

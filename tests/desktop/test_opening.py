@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.desktop.fake_launcher import FakeLauncher, serve
-from userdisk.desktop.launchers import HttpLauncher, extensions
+from userdisk.desktop.launchers import RealLauncher, extensions
 from userdisk.desktop.opening import Unknown, eject, extension, open_image
 from userdisk.errors import UsageError, UserdiskError
 
@@ -36,9 +36,9 @@ class Two:
         self.paths[which].unlink(missing_ok=True)
 
     @property
-    def launchers(self) -> list[HttpLauncher]:
+    def launchers(self) -> list[RealLauncher]:
         titles = ("the system's launcher", "your launcher")
-        return [HttpLauncher(*each) for each in zip(self.paths, titles, strict=True)]
+        return [RealLauncher(*each) for each in zip(self.paths, titles, strict=True)]
 
 
 @pytest.fixture
@@ -176,6 +176,15 @@ def test_extension(path: str, ending: str) -> None:
     assert extension(path) == ending
 
 
+def test_two_clicks_at_once(two: Two, image: Path) -> None:
+    """The second waits for what the first has begun."""
+    open_image(str(image), two.launchers)
+    two.system.instances[0]["state"] = "starting"
+    two.system.ready_after = len(two.system.requests) + 5
+    assert open_image(str(image), two.launchers) == "/run/media/me/disk"
+    assert two.system.instances[0]["state"] == "running"
+
+
 def test_eject(two: Two, image: Path, tmp_path: Path) -> None:
     """By its folder, its image or its id; at whatever launcher it is."""
     two.own.mount_in = str(tmp_path)
@@ -190,12 +199,12 @@ def test_eject(two: Two, image: Path, tmp_path: Path) -> None:
 
 def test_eject_of_what_is_in_use(two: Two, image: Path) -> None:
     open_image(str(image), two.launchers)
-    two.system.refuse["eject"] = (409, "busy: held by cat (pid 7)")
+    two.system.refuse["DELETE"] = (409, "busy: held by cat (pid 7)")
     with pytest.raises(UserdiskError, match=r"busy: held by cat \(pid 7\)"):
         eject(str(image), two.launchers, force=False)
-    del two.system.refuse["eject"]
+    del two.system.refuse["DELETE"]
     eject(str(image), two.launchers, force=True)
-    assert two.system.requests[-1][2] == {"force": True}
+    assert two.system.requests[-1][1].endswith("?force=true")
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 500, 503])

@@ -15,6 +15,7 @@ from userdisk.errors import UsageError, UserdiskError
 
 _KILL_SECONDS: Final = 10.0
 _STOP_SECONDS: Final = 3.0
+_ADVICE: Final = "end that first, or use --force"
 
 Status = Literal["starting", "attached", "killed", "failed"]
 
@@ -62,9 +63,13 @@ def eject(entry: Entry, *, force: bool, timeout: float) -> list[str]:
     if entry.status == "failed":
         entry.folder.remove()
         return [f"{entry.record.unit} was ejected before: {entry.record.failed}"]
-    if not force:
-        release.refuse_open(entry.devices, "end that first, or use --force")
+    # A file system that a program serves (NTFS) ends with its mount, and has the device open.
+    programs = release.served_by_programs(entry.devices)
+    if not force and not programs:
+        release.refuse_open(entry.devices, _ADVICE)
     remarks = release.release(entry.devices, force=force)
+    if not force and programs:
+        release.refuse_open(entry.devices, _ADVICE)
     with state.opened_process(entry.record.pid, entry.record.start_time) as process:
         if process is not None:
             state.signal_process(process, signal.SIGTERM)

@@ -52,6 +52,12 @@ def release(devices: Sequence[Path], *, force: bool) -> list[str]:
     return problems
 
 
+def served_by_programs(devices: Sequence[Path]) -> bool:
+    """Whether a file system on the devices is a program that has its device open (fuseblk)."""
+    nodes = [node for device in devices for node in with_partitions(device)]
+    return any(mount.kind.startswith("fuseblk") for mount in mounts.mounts_of(nodes))
+
+
 def refuse_open(devices: Sequence[Path], advice: str) -> None:
     """Raise `UserdiskError` if a process or a loop device has a device or a partition open.
 

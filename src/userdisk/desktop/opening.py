@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
@@ -16,6 +17,9 @@ from userdisk.errors import UsageError, UserdiskError
 
 _T = TypeVar("_T")
 
+_COMING_SECONDS: Final = 120.0
+_LOOK_SECONDS: Final = 0.2
+_LOOKS: Final = 10
 _ADD_CLASS: Final = "`sudo userdisk desktop install --system` adds one for images"
 _NO_LAUNCHER: Final = "no launcher runs; `sudo userdisk launcher install` starts the system's"
 
@@ -50,15 +54,11 @@ class Disk:
     name: str  #: the path of its image
     mountpoints: tuple[str, ...] = ()
     last_error: str = ""
+    coming: bool = False  #: it is not ready yet
 
 
 class Launcher(Protocol):
     """A launcher. Each method blocks, and raises `Absent`, `Refused` and `UserdiskError`."""
-
-    @property
-    def title(self) -> str:
-        """Whose it is, for people."""
-        ...
 
     def classes(self) -> Sequence[DiskClass]:
         """All classes."""
@@ -157,10 +157,19 @@ def _class(launcher: Launcher, ending: str) -> str | None:
 
 
 def _running(launcher: Launcher, real: str) -> Disk:
-    for disk in launcher.disks():
-        if disk.name == real:
+    """What runs already; if somebody has just clicked, wait for that."""
+    deadline = time.monotonic() + _COMING_SECONDS
+    missing = 0
+    while True:
+        disk = next((each for each in launcher.disks() if each.name == real), None)
+        if disk is not None and not disk.coming:
             return disk
-    raise Refused("it is in use already, by somebody else")
+        missing += disk is None
+        if missing > _LOOKS:
+            raise Refused("it is in use already, by somebody else")
+        if time.monotonic() > deadline:
+            raise UserdiskError(f"{real}: still not ready")
+        time.sleep(_LOOK_SECONDS)
 
 
 def _first(
