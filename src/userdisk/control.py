@@ -121,8 +121,14 @@ class Control:
     def _stream(self, peer: socket.socket, answers: Iterator[Answer]) -> None:
         """Send answers until there are no more, or the peer has gone."""
         with contextlib.closing(answers) as stream:  # type: ignore[type-var]
-            for answer in stream:
-                peer.sendall(_encoded(answer))
+            try:
+                for answer in stream:
+                    peer.sendall(_encoded(answer))
+            except OSError:
+                raise
+            except Exception as error:  # a bug in a verb: who asked is told, too
+                log.exception("control: an answer failed")
+                peer.sendall(_encoded({"error": f"{type(error).__name__}: {error}"}))
 
     def _answer(self, line: bytes) -> Answer | Iterator[Answer]:
         try:

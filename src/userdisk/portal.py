@@ -22,6 +22,7 @@ from typing import NamedTuple, Protocol
 from userdisk import protocol, transport
 from userdisk.counters import Tally
 from userdisk.listening import Address, Listens, listen
+from userdisk.tapped_stream import Observer, Taps
 from userdisk.tls_stream import TlsStream
 from userdisk.transport import PlainStream, Stream, Waker
 
@@ -65,6 +66,8 @@ class Owner:
         self.local = sock.family == _UNIX
         self.name = host if self.local else f"{host}:{port}"
         self.aborted = False
+        self._ends = ends
+        self._taps = Taps()
         self.connection = door.accept(ends.local, ends.remote, self.post, time.monotonic())
         self._stream: Stream = PlainStream(sock)
         self.thread = threading.Thread(target=self._run, name=f"owner {self.name}", daemon=True)
@@ -95,6 +98,14 @@ class Owner:
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
 
+    def observe(self, observer: Observer) -> None:
+        """Let somebody see what comes and goes, from the next batch on; from any thread."""
+        self.post(lambda: self._taps.join(observer, self.connection, *self._ends))
+
+    def ignore(self, observer: Observer) -> None:
+        """The opposite of `observe`."""
+        self.post(lambda: self._taps.leave(observer))
+
     # -- the owner's thread ----------------------------------------------------------------------
 
     def _run(self) -> None:
@@ -109,6 +120,7 @@ class Owner:
             reason = "an error in userdisk"
             log.exception("connection %s failed", self.name)
         connection.lost(reason)
+        self._taps.end()
         with contextlib.suppress(OSError):
             self._sock.close()
         while not connection.finished:  # operations that cannot be cancelled
@@ -127,6 +139,7 @@ class Owner:
                 self._serve_inbox()
                 if connection.closed:
                     return
+                stream = self._stream = self._taps.on(stream)
             out = connection.out
             if not stream.rest and out.buffers:
                 live, size = out.live, out.size
@@ -192,7 +205,7 @@ class Owner:
     def _secure(self) -> Stream:
         """All that follows is encrypted."""
         assert self._context is not None, "a protocol that has TLS needs a context"
-        self._stream = TlsStream(self._sock, self._context)
+        self._stream = self._taps.on(TlsStream(self._sock, self._context))
         self.connection.secured()
         return self._stream
 
@@ -244,6 +257,7 @@ class Portals:
         self._listeners: list[tuple[Listens, threading.Thread]] = []
         self._owners: dict[Owner, None] = {}  # the oldest first
         self._changed = threading.Condition()
+        self._observers: list[Observer] = []
         self._stopping = False
         self._past: dict[tuple[str, str], Tally] = {}  # by protocol and client
         self.accepted = 0  #: connections that were let in
@@ -315,6 +329,8 @@ class Portals:
         owner = None
         try:
             owner = Owner(self, sock, door, ends)
+            for observer in self._observers:
+                owner.observe(observer)
             self._owners[owner] = None
             owner.start()
         except (OSError, RuntimeError, MemoryError) as error:  # no descriptor, thread or buffer
@@ -340,6 +356,20 @@ class Portals:
             for tally in (*self._past.values(), *(o.connection.counters for o in self._owners)):
                 total.add(tally)
             return total
+
+    def observe(self, observer: Observer) -> None:
+        """Let somebody see what comes and goes on all connections, also those to come."""
+        with self._changed:
+            self._observers.append(observer)
+            for owner in self._owners:
+                owner.observe(observer)
+
+    def ignore(self, observer: Observer) -> None:
+        """The opposite of `observe`: connections stop to call it soon."""
+        with self._changed:
+            self._observers.remove(observer)
+            for owner in self._owners:
+                owner.ignore(observer)
 
     def tallies(self) -> list[tuple[Tally, int]]:
         """What each client did up to now, and how many connections it has."""

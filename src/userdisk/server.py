@@ -35,6 +35,7 @@ from userdisk.portal import Accept, Connection, HostPort, Portals, Post
 from userdisk.scsi.port_groups import AccessState, Cause
 from userdisk.spd.connection import Connection as SpdConnection
 from userdisk.spd.pipe import Pipe
+from userdisk.tapped_stream import Observer
 from userdisk.target.log_pages import Processed
 from userdisk.target.logical_unit import LogicalUnit
 from userdisk.target.target import Target
@@ -232,6 +233,14 @@ class Server:
     def counters(self) -> Tally:
         """What all connections did up to now, by unit."""
         return self._portals.counters()
+
+    def observe(self, observer: Observer) -> None:
+        """Let somebody see what comes and goes on all connections, also those to come."""
+        self._portals.observe(observer)
+
+    def ignore(self, observer: Observer) -> None:
+        """The opposite of `observe`: connections stop to call it soon."""
+        self._portals.ignore(observer)
 
     def tallies(self) -> list[tuple[Tally, int]]:
         """What each client did up to now, and how many connections it has."""

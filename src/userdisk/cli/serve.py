@@ -6,6 +6,7 @@ sessions, flush and close the units, and print what was done.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -35,6 +36,8 @@ from userdisk.cli.nbd_offer import (
     offers_of,
     parse_address,
 )
+from userdisk.cli.observing import OPTIONS as OBSERVING_OPTIONS
+from userdisk.cli.observing import Observing
 from userdisk.cli.pipe_offer import pipe_paths, pipe_text
 from userdisk.cli.running import Signals
 from userdisk.cli.secrets import find_credentials
@@ -132,6 +135,7 @@ _OPTIONS: Sequence[click.Parameter] = (
         is_flag=True,
         help="Refuse NBD clients without a certificate that ca-cert.pem has signed.",
     ),
+    *OBSERVING_OPTIONS,
 )
 
 
@@ -150,6 +154,9 @@ def serve(
     tls: str | None,
     tls_require: bool,
     tls_verify_peer: bool,
+    metrics: str | None,
+    pcap: str | None,
+    pcap_size: str,
     **options: Any,
 ) -> int:
     if not specs:
@@ -176,6 +183,7 @@ def serve(
     initiators = [checked_name("--initiator", text) for text in initiator]
     names = target_names(specs, name, each=each)
     credentials = find_credentials(chap_file, os.environ)
+    observing = Observing(metrics, pcap, pcap_size)
 
     from userdisk.gate import Gate
     from userdisk.identity import check_unique, identity_of
@@ -189,7 +197,7 @@ def serve(
     if tls is not None:
         server_tls = ServerTls(Path(tls), tls_verify_peer, tls_require or tls_verify_peer)
         server_tls.context()  # what is wrong with it is said before a unit is opened
-    with Signals() as signals:
+    with Signals() as signals, contextlib.closing(observing):
         units = [UnitOptions(**options).open(spec) for spec in specs]
         check_unique(units)
         lus = [
@@ -212,6 +220,7 @@ def serve(
             tls=server_tls,
             pipes={path: lu.gate for path, lu in zip(paths, lus, strict=False)},
         )
+        observing.begin(server, lus)
         bound = server.start()
         signals.started()
         began = time.monotonic()
@@ -223,8 +232,9 @@ def serve(
             _print_nbd(exported, lus, server.nbd_addresses, server_tls)
         if paths:
             _print_pipes(paths, lus)
-        click.echo("serving; Ctrl-C stops")
         status = 0
+        observing.announce()
+        click.echo("serving; Ctrl-C stops")
         try:
             signals.wait_and_stop(server.stop, lambda: server.waits_for, lambda: _measure(lus))
         except Exception:  # the server has logged which unit could not be flushed or closed

@@ -47,7 +47,6 @@ def main() -> int:
     try:
         try:
             unit = UnitOptions(**request["options"]).open(request["unit"])
-            restored(unit, request)
             server, export = _server(unit, request)
             start(server, request["unit"])
         except (UserdiskError, OSError) as error:
@@ -86,16 +85,6 @@ def _control(server: Server, unit: str, gate: Gate) -> Iterator[None]:
         yield
     finally:
         socket.close()
-
-
-def restored(unit: StorageUnit, request: dict[str, Any]) -> None:
-    """A disk that was resized has that size in this process, too, if its class cannot look."""
-    record = Folder(Path(request["folder"])).read()
-    kind = type(unit)
-    if record is None or not record.size or kind.measure is not StorageUnit.measure:
-        return
-    if kind.take_size is not StorageUnit.take_size and unit.parameters.size != record.size:
-        unit.resized(record.size // unit.block_length)
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:

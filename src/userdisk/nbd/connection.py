@@ -214,7 +214,7 @@ class Connection:
             if now > self._deadline:
                 self.fail("the negotiation took too long")
         elif self.phase is Phase.TRANSMISSION:
-            if now - self._heard > PAYLOAD_LIMIT and self._inside:
+            if now - self._heard > PAYLOAD_LIMIT and self.inside:
                 self.fail(f"no more bytes of a request for {PAYLOAD_LIMIT:g} s")
             elif self.tasks.starved:  # there may be memory again
                 self.resume()
@@ -326,8 +326,8 @@ class Connection:
     # -- transmission ----------------------------------------------------------------------------
 
     @property
-    def _inside(self) -> bool:
-        """Whether part of a request has come."""
+    def inside(self) -> bool:
+        """In transmission: whether part of a request has come."""
         return bool(self._skipped or self._landing or self.tasks.receiver) or (
             self.incoming.start != self.incoming.end
         )

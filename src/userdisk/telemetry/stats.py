@@ -41,19 +41,23 @@ class Statistics:
 
     Args:
         units: what each unit is called; a name that comes twice gets a number.
+        began: when the server did, in seconds since 1970.
     """
 
-    def __init__(self, server: Server, units: Sequence[tuple[str, Gate]]) -> None:
+    def __init__(
+        self, server: Server, units: Sequence[tuple[str, Gate]], began: float | None = None
+    ) -> None:
         self._server = server
-        self._units: dict[str, Gate] = {}
+        #: by name
+        self.units: dict[str, Gate] = {}
         for name, gate in units:
             own, number = name, 1
-            while own in self._units:
+            while own in self.units:
                 number += 1
                 own = f"{name}#{number}"
-            self._units[own] = gate
-        self._usage = {gate: _Used(gate) for gate in self._units.values()}
-        self._began = time.time()
+            self.units[own] = gate
+        self._usage = {gate: _Used(gate) for gate in self.units.values()}
+        self._began = time.time() if began is None else began
 
     def answer(self, request: Mapping[str, object] | None = None) -> Json:
         """The answer to `stats`. Blocks for a moment if a thin unit is asked what it uses."""
@@ -62,7 +66,7 @@ class Statistics:
             "started": self._began,
             "time": time.time(),
             "connections": self._server.connections,
-            "units": {name: self._unit(gate, tallies) for name, gate in self._units.items()},
+            "units": {name: self._unit(gate, tallies) for name, gate in self.units.items()},
         }
 
     def _unit(self, gate: Gate, tallies: Sequence[tuple[Tally, int]]) -> Json:

@@ -1,0 +1,35 @@
+"""Where messages begin on a connection that is under way already.
+
+Called on the connection's owner's thread, before it handles what was just received.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from userdisk.iscsi.connection import Connection as IscsiConnection
+from userdisk.nbd.connection import Connection as NbdConnection
+from userdisk.nbd.connection import Phase as NbdPhase
+
+
+class Begun(NamedTuple):
+    """What is known of the message that is being received."""
+
+    here: bytes  #: its beginning, all of it that is here
+    rest: int  #: or, if that is not known any more, how many bytes of it are still to come
+
+
+_NOTHING = Begun(b"", 0)
+
+
+def begun(connection: object) -> Begun | None:
+    """The message that is being received now; None: not known, ask at the next batch."""
+    if isinstance(connection, IscsiConnection):
+        incoming = connection.incoming
+        if incoming.landing:
+            return Begun(b"", len(incoming.room()))
+        return Begun(bytes(incoming.view[incoming.start : incoming.end]), 0)
+    assert isinstance(connection, NbdConnection)
+    if connection.phase is NbdPhase.TRANSMISSION and not connection.inside:
+        return _NOTHING
+    return None
