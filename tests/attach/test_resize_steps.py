@@ -80,6 +80,10 @@ class Bench:
         if request["verb"] == "info":
             self.step("info")
             return {"units": [{"size": self.unit}]}
+        if request["verb"] == "restore":
+            assert request["size"] == self.size
+            self.steps.append("restore")
+            return {"size": self.unit}
         self.step("check" if request["check"] else "unit")
         assert isinstance(request["size"], int)
         if request["size"] < self.unit and not request["shrink"]:
@@ -228,6 +232,16 @@ def test_one_at_a_time_and_none_after_the_stop(
         thread.join(30)
     assert [str(error) for error in errors] == ["disk.img: is being ejected"]
     assert bench.sizes() == {2000}
+
+
+def test_the_next_process_is_told_of_a_size_that_is_not_the_first(bench: Bench) -> None:
+    bench.resizing.resize(1000, shrink=False)
+    bench.steps.clear()
+    bench.resizing.restore()
+    assert bench.steps == []
+    bench.resizing.resize(2000, shrink=False)
+    bench.resizing.restore()
+    assert bench.steps[-1] == "restore"
 
 
 @pytest.mark.parametrize("size", [None, "2000", 2.5, [1]])

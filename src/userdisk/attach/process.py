@@ -97,6 +97,12 @@ def hold(
     where = _current_folder()
     log_file = "" if task.foreground else str(folder.log)
     disk: NbdDevice | None = None
+    resizing: Resizing | None = None
+
+    def revive(left: float) -> None:
+        unit.revive(left)
+        if resizing is not None:
+            resizing.restore()
 
     def ended() -> None:
         if disk is not None:
@@ -116,7 +122,7 @@ def hold(
             disk = NbdDevice(
                 served,
                 Uri(export=served.export, socket=unit.socket),
-                revive=unit.revive,
+                revive=revive,
                 why_lost=unit.lost,
                 trouble=notes.trouble,
                 wait=task.wait,

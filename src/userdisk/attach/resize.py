@@ -75,6 +75,7 @@ class Resizing:
         self._sockets = control.folder()  # it may depend on the current folder
         self._turn = threading.Lock()
         self._stopped = False
+        self._resized = False
         self._control: control.Control | None = None
         self._shown = disk.size  # by the device, in bytes
 
@@ -125,6 +126,12 @@ class Resizing:
         with self._alone():
             self._check_ready()
             self._follow()
+
+    def restore(self) -> None:
+        """The unit has a new process, which is to have the size, too. Raises `UserdiskError`."""
+        if self._resized:
+            request = {"verb": "restore", "number": 0, "size": self._disk.size}
+            self._ask(request, _LOOK_SECONDS)
 
     def stop(self) -> None:
         """Nothing is resized any more when this returns. Waits for what is under way, not long."""
@@ -208,6 +215,7 @@ class Resizing:
         self._shown = size
         self._noted(size)
         if size != before:
+            self._resized = True
             log.info("%s: %s has %d bytes now, not %d", self._unit, self._device, size, before)
 
     # -- the unit's process --------------------------------------------------------------------

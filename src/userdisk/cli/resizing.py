@@ -1,6 +1,7 @@
 """What a process with units answers: which ones it has (`info`), and another size (`resize`).
 
-`resize` with `check` only says whether it would be done.
+`resize` with `check` only says whether it would be done. `restore` is for a process that takes the
+place of one that was resized: a unit that cannot look how large it is takes the size again.
 """
 
 from __future__ import annotations
@@ -58,13 +59,25 @@ def verbs(served: Sequence[Served]) -> dict[str, Verb]:
             ],
         }
 
-    def resize(request: Mapping[str, object]) -> Answer:
+    def asked(request: Mapping[str, object]) -> tuple[Gate, int]:
         number, size = request.get("number"), request.get("size")
         if not isinstance(number, int) or not 0 <= number < len(served):
             raise UsageError("number: there is no such unit")
         if not isinstance(size, int):
             raise UsageError("size: must be a number of bytes")
-        gate = served[number].gate
+        return served[number].gate, size
+
+    def restore(request: Mapping[str, object]) -> Answer:
+        gate, size = asked(request)
+        with one_at_a_time:
+            unit = gate.unit
+            if not _overrides(unit, "measure") and _overrides(unit, "take_size"):
+                check_size(gate, size, shrink=True)
+                set_size(gate, size)
+            return {"size": gate.parameters.size}
+
+    def resize(request: Mapping[str, object]) -> Answer:
+        gate, size = asked(request)
         with one_at_a_time:
             before = gate.parameters.size
             check_size(gate, size, shrink=request.get("shrink") is True)
@@ -72,7 +85,7 @@ def verbs(served: Sequence[Served]) -> dict[str, Verb]:
                 set_size(gate, size)
             return {"before": before, "size": gate.parameters.size}
 
-    return {"info": info, "resize": resize}
+    return {"info": info, "resize": resize, "restore": restore}
 
 
 def have_followed(gate: Gate) -> None:

@@ -50,3 +50,42 @@ def test_a_served_instance_is_resized(stable: Stable) -> None:
     stable.again(stable.kill_unit())
     assert userdisk(stable, "resize", image, "24M").endswith("has 24 MiB already")
     stable.stop()
+
+
+def test_an_image_that_was_made_with_a_size_comes_back_with_its_own(stable: Stable) -> None:
+    image = stable.folder / "new.img"
+    stable.start(stable.spec(str(image), options={"size": "16M"}))
+    assert userdisk(stable, "resize", "disk", "24M") == "disk: 16 MiB, now 24 MiB"
+    stable.again(stable.kill_unit())
+    assert userdisk(stable, "resize", "disk", "24M").endswith("has 24 MiB already")
+    stable.stop()
+
+
+KEPT = """
+from userdisk import StorageUnit
+
+
+class Kept(StorageUnit):
+    block_count = 2048
+    persistent = True
+
+    def read(self, lba, blocks, fua):
+        return bytes(blocks * 512)
+
+    def write(self, lba, data, fua):
+        pass
+
+    def take_size(self, parameters):
+        super().take_size(parameters)
+"""
+
+
+def test_a_class_that_takes_sizes_has_them_in_its_next_process(stable: Stable) -> None:
+    needs_devices()
+    (stable.folder / "kept.py").write_text(KEPT)
+    status = stable.start(stable.spec(f"{stable.folder}/kept.py:Kept", attach=attached()))
+    userdisk(stable, "resize", status.device, "4M")
+    stable.again(stable.kill_unit())
+    with opened(Path(status.device)) as disk:
+        assert os.pwrite(disk, blocks_of(b"end!" * 1024), 4 * MIB - 4096) == 4096
+    stable.stop()
