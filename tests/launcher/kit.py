@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from userdisk import control
 from userdisk.attach import eject, fuse_loop, loop, mounts
 from userdisk.errors import UserdiskError
 from userdisk.launcher import places, shims, spec
@@ -107,6 +108,7 @@ class Stable:
     def leftovers(self) -> list[str]:
         """What should be gone."""
         here = str(self.folder)
+        control.processes()  # removes the sockets of programs that were killed
         left = [
             f"loop {path.name}"
             for path in Path("/sys/block").glob("loop*")
@@ -146,7 +148,7 @@ def stable_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stable]
         left = stable.leftovers()
     finally:
         stable.clear()
-    assert left == []
+    assert left == [], left
 
 
 def needs_devices() -> None:

@@ -1,63 +1,84 @@
-"""launcher/log_file.py: bounded, whatever is printed."""
+"""launcher/log_file.py: what is printed comes there, and never too much of it."""
 
 from __future__ import annotations
 
 import os
-import time
+import threading
 from pathlib import Path
 
+import pytest
+
 from userdisk.launcher import log_file
-from userdisk.launcher.log_file import LogFile
+from userdisk.launcher.log_file import LogFile, tail
 
 
-def eventually(check: object, seconds: float = 30.0) -> None:
-    assert callable(check)
-    end = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < end, "it does not come true"
-        time.sleep(0.01)
-
-
-def test_what_is_printed_and_noted_is_in_the_tail(tmp_path: Path) -> None:
+def test_lines_come_in_order(tmp_path: Path) -> None:
     log = LogFile(tmp_path, 1 << 20)
-    os.write(log.descriptor, b"one\ntwo \xff\n")
-    eventually(lambda: len(log_file.tail(tmp_path, 10)) == 2)
+    os.write(log.descriptor, b"one\ntwo\n")
+    log.settle()
     log.note("three")
-    lines = log_file.tail(tmp_path, 2)
-    assert lines[0] == "two \ufffd" and lines[1].endswith("launcher: three")
-    assert log_file.tail(tmp_path, 0) == []
+    os.write(log.descriptor, b"\xff four\n")
+    log.settle()
+    one, two, three, four = tail(tmp_path, 10)
+    assert (one, two, four) == ("one", "two", "\ufffd four")
+    assert three.endswith(" launcher: three")
+    assert tail(tmp_path, 2) == [three, four] and tail(tmp_path, 0) == []
     os.close(log.descriptor)
 
 
-def test_both_files_together_stay_within_the_limit(tmp_path: Path) -> None:
-    log = LogFile(tmp_path, 16 << 10)
-    for number in range(100):
-        log.note(f"{number:03} {'x' * 996}")
-    sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
-    assert set(sizes) == {"log", "log.1"} and sum(sizes.values()) <= 16 << 10
-    assert " 099 " in log_file.tail(tmp_path, 1)[0]
+@pytest.mark.parametrize("limit", [0, 4096, 1 << 16])
+def test_two_files_stay_within_the_limit(tmp_path: Path, limit: int) -> None:
+    log = LogFile(tmp_path, limit)
+    for number in range(500):
+        log.note(f"{number:06} " + "x" * 300)
+        assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= max(limit, 8192)
+    assert "000499" in tail(tmp_path, 1)[0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "log.1"]
     os.close(log.descriptor)
 
 
-def test_a_flood_is_dropped_and_counted(tmp_path: Path) -> None:
-    log = LogFile(tmp_path, 64 << 20)
-    line = b"x" * 65535 + b"\n"
-    for _ in range(400):
-        os.write(log.descriptor, line)
-    size = (tmp_path / "log").stat().st_size
-    assert size < 20 << 20
-    time.sleep(0.2)
-    os.write(log.descriptor, b"after\n")
-    eventually(lambda: log_file.tail(tmp_path, 1) == ["after"])
-    assert "came too fast and were dropped" in log_file.tail(tmp_path, 2)[0]
+def test_one_long_piece_is_cut_short(tmp_path: Path) -> None:
+    log = LogFile(tmp_path, 8192)
+    os.write(log.descriptor, b"x" * 60000 + b"end\n")
+    log.settle()
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 8192
+    assert tail(tmp_path, 1)[0].endswith("end")
     os.close(log.descriptor)
 
 
-def test_a_full_disk_stops_nobody(tmp_path: Path, monkeypatch: object) -> None:
+def test_a_flood_is_dropped_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_file, "_PAUSE", 0.0)
     log = LogFile(tmp_path, 1 << 20)
-    (tmp_path / "log").unlink()
-    os.close(log._file)
-    log._file = os.open("/dev/full", os.O_WRONLY)
-    for _ in range(50):
-        os.write(log.descriptor, b"y" * 4096)  # would block if nobody read it
+    written = 0
+
+    def flood() -> None:
+        nonlocal written
+        while written < 64 << 20:
+            written += os.write(log.descriptor, b"flood\n" * 10000)
+
+    thread = threading.Thread(target=flood)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+    log.settle()
+    monkeypatch.setattr(log_file, "_RATE", 1 << 40)  # patience
+    os.write(log.descriptor, b"calm\n")
+    log.settle()
+    said = [line for line in tail(tmp_path, 10000) if "came too fast" in line]
+    dropped = sum(int(line.split()[3]) for line in said)
+    assert 0 < dropped < written
+    assert tail(tmp_path, 1) == ["calm"]
+    os.close(log.descriptor)
+
+
+def test_a_full_disk_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = LogFile(tmp_path, 4096)
+    for path in tmp_path.iterdir():
+        path.unlink()
+    tmp_path.rmdir()  # nothing can be made there
+    for _ in range(100):
+        log.note("x" * 300)
+    os.write(log.descriptor, b"x\n")
+    log.settle()
+    assert tail(tmp_path, 10) == []
     os.close(log.descriptor)

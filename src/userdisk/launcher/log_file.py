@@ -1,13 +1,15 @@
 """What the processes of an instance print: two files that stay bounded, however much comes.
 
-What comes too fast is dropped, and the number of bytes noted, so that a program which floods its
-log costs neither the disk nor the processor.
+What comes too fast is dropped, and the number of bytes noted: a program that floods its log costs
+neither the disk nor the processor, and waits at most a moment for that.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import select
 import threading
 import time
 from pathlib import Path
@@ -17,6 +19,9 @@ LOG: Final = "log"
 _RATE: Final = 1 << 20  # bytes/s on average
 _BURST: Final = 1 << 20  # bytes
 _CHUNK: Final = 64 << 10
+_PIPE: Final = 1 << 20
+_PAUSE: Final = 0.02  # seconds
+_SETTLE_SECONDS: Final = 0.5
 _LONGEST_TAIL: Final = 1 << 20  # bytes
 
 
@@ -35,7 +40,10 @@ class LogFile:
         self._lock = threading.Lock()
         self._tokens, self._filled, self._dropped = float(_BURST), time.monotonic(), 0
         self._file = self._open()
+        self._turn = threading.Lock()  # of who takes from the pipe
         self._reader, self.descriptor = os.pipe2(os.O_CLOEXEC)
+        with contextlib.suppress(OSError):  # so that nobody waits for this process in a burst
+            fcntl.fcntl(self.descriptor, fcntl.F_SETPIPE_SZ, _PIPE)
         threading.Thread(target=self._copy, name="log", daemon=True).start()
 
     def note(self, line: str) -> None:
@@ -47,21 +55,44 @@ class LogFile:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         return os.open(self._path, flags, 0o600)
 
+    def settle(self) -> None:
+        """Return when what has been printed up to now is in the file; soon in any case."""
+        deadline = time.monotonic() + _SETTLE_SECONDS
+        while time.monotonic() < deadline:
+            with self._turn:
+                if not select.select([self._reader], [], [], 0)[0]:
+                    return
+            time.sleep(0.001)
+
     def _copy(self) -> None:
-        while part := os.read(self._reader, _CHUNK):
-            now = time.monotonic()
-            self._tokens = min(self._tokens + (now - self._filled) * _RATE, _BURST)
-            self._filled = now
-            if len(part) > self._tokens:
-                self._dropped += len(part)
-                continue
-            self._tokens -= len(part)
-            if self._dropped:
-                dropped, self._dropped = self._dropped, 0
-                self.note(f"{dropped} bytes came too fast and were dropped")
-            self._write(part)
+        while True:
+            select.select([self._reader], [], [])
+            with self._turn:
+                part = os.read(self._reader, _CHUNK if self._tokens > _CHUNK else _PIPE)
+                if not part:
+                    return
+                kept = self._take(len(part))
+                if kept:
+                    self._write(part)
+            if not kept:
+                time.sleep(_PAUSE)  # what floods waits a little, at a full pipe
+
+    def _take(self, length: int) -> bool:
+        """Whether so many bytes more are not too many."""
+        now = time.monotonic()
+        self._tokens = min(self._tokens + (now - self._filled) * _RATE, _BURST)
+        self._filled = now
+        if length > self._tokens:
+            self._dropped += length
+            return False
+        self._tokens -= length
+        if self._dropped:
+            dropped, self._dropped = self._dropped, 0
+            self.note(f"{dropped} bytes came too fast and were dropped")
+        return True
 
     def _write(self, data: bytes) -> None:
+        data = data[-self._limit :]
         with self._lock, contextlib.suppress(OSError):  # a full disk: nobody must wait for a log
             if os.fstat(self._file).st_size + len(data) > self._limit:
                 os.replace(self._path, self._older)

@@ -43,6 +43,8 @@ SHIM: Final = "shim"  #: the control socket in the instance's folder
 _LONGEST_WAIT: Final = 3600.0
 _STOP_SECONDS: Final = 86400.0
 _ANSWER_SECONDS: Final = 5.0
+_LAST_LINES: Final = 20
+_LAST_LENGTH: Final = 200
 
 
 class Shim:
@@ -97,17 +99,25 @@ class Shim:
             self._up(self._processes.start(self._spec.start_timeout))
         except UserdiskError as error:
             self._processes.kill()
-            reason = "it was stopped while it started" if self._stopping else str(error)
-            self._log.note(reason)
+            reason = f"{error}{self._last_words()}"
+            if self._stopping:
+                reason = "it was stopped while it started"
             self._update(state=State.FAILED, last_error=reason)
             self._attached.abandon()
-            _say(ready, {"error": reason, "usage": isinstance(error, UsageError)})
             self._close()
+            _say(ready, {"error": reason, "usage": isinstance(error, UsageError)})
             return 1
         threading.Thread(target=self._say_ready, args=(ready,), name="ready", daemon=True).start()
         self._supervise()
         self._close()
         return 0
+
+    def _last_words(self) -> str:
+        """The last line of the log, whose file goes with the folder."""
+        self._log.settle()
+        lines = [line.strip() for line in log_file.tail(self._folder, _LAST_LINES)]
+        said = [line for line in lines if line and line.isprintable()]
+        return f"; it said: {said[-1][:_LAST_LENGTH]}" if said else ""
 
     def _say_ready(self, ready: int) -> None:
         self._attached.wait()
@@ -311,8 +321,8 @@ def main(arguments: list[str]) -> int:
     try:
         shim = Shim(folder)
     except (UserdiskError, OSError) as error:
-        _say(ready, {"error": str(error), "usage": isinstance(error, UsageError)})
         shutil.rmtree(folder, ignore_errors=True)
+        _say(ready, {"error": str(error), "usage": isinstance(error, UsageError)})
         return 1
     return shim.run(ready)
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -19,6 +21,7 @@ from hypothesis import strategies as st
 pytest.importorskip("uvicorn")
 
 from tests.launcher.system.service import Service, service_in
+from userdisk import control
 from userdisk.launcher import places, shims
 from userdisk.launcher.client import Client, Failed, instance_path
 
@@ -127,7 +130,7 @@ def test_a_socket_of_a_killed_service_is_taken_over(service: Service) -> None:
     service.cli("launchctl", "list")
 
 
-def test_arguments_arrive_unchanged(service: Service) -> None:
+def test_argv(service: Service) -> None:
     out = service.stable.folder / "out"
     script = service.stable.folder / "program.py"
     script.write_text(PROGRAM)
@@ -179,38 +182,58 @@ def test_any_arguments_reach_the_spec(
     assert spec.read_spec(folder).program == ("prog", *arguments)
 
 
+def ask_for_much() -> list[str]:
+    """What user nobody is told."""
+    client, said = Client(), []
+
+    def call(method: str, path: str, **how: Any) -> None:
+        try:
+            said.append(str(client.call(method, path, **how)))
+        except Failed as error:
+            said.append(f"{error.status} {error}")
+
+    call("GET", "/v1/instances")
+    call("POST", "/v1/instances", body={"class": "ram", "name": "x", "arguments": ["1M"]})
+    call("DELETE", instance_path("ram.roots"))
+    call("GET", instance_path("ram.roots"))
+    call("POST", "/v1/instances", body={"class": "open", "name": "mine"})
+    said.append(str([each["name"] for each in client.get("/v1/instances")["instances"]]))
+    call("DELETE", instance_path("open.mine"))
+    return said
+
+
+def as_nobody(work: Callable[[], list[str]]) -> list[str]:
+    """Run `work` in a process of user nobody; the lines that it returns."""
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            user = pwd.getpwnam("nobody")
+            os.setgroups([])
+            os.setgid(user.pw_gid)
+            os.setuid(user.pw_uid)
+            os.write(write, json.dumps(work()).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    with open(read, "rb") as answer:
+        text = answer.read()
+    os.waitpid(child, 0)
+    found: list[str] = json.loads(text)
+    return found
+
+
 def test_who_may_not_is_refused_and_it_is_logged(service: Service) -> None:
     if os.getuid() != 0:
         pytest.skip("another user's request needs root")
     service.write("open", 'unit = "ram:1M"\nmay-start = ["nobody"]')
     service.start()
     service.cli("start", "ram", "roots", "1M")
-    script = (
-        "import sys\nfrom userdisk.launcher.client import Client, instance_path as p\n"
-        "c = Client()\n"
-        "def call(*a, **k):\n"
-        "    try: print(c.call(*a, **k))\n"
-        "    except Exception as e: print(getattr(e, 'status', 0), e)\n"
-        "call('GET', '/v1/instances')\n"
-        "call('POST', '/v1/instances', body={'class': 'ram', 'name': 'x', 'arguments': ['1M']})\n"
-        "call('DELETE', p('ram.roots'))\n"
-        "call('GET', p('ram.roots'))\n"
-        "call('POST', '/v1/instances', body={'class': 'open', 'name': 'mine'})\n"
-        "print([each['name'] for each in c.get('/v1/instances')['instances']])\n"
-        "call('DELETE', p('open.mine'))\n"
-    )
     for path in (service.stable.folder, *service.stable.folder.parents):
-        if path.stat().st_mode & 0o005 != 0o005 and path.stat().st_uid == 0:
-            path.chmod(path.stat().st_mode | 0o055)
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", script], user="nobody", group="nogroup", extra_groups=[],
-        capture_output=True, text=True, timeout=120, check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )  # fmt: skip
-    if "No module named" in done.stderr or "Permission denied" in done.stderr:
-        pytest.skip(f"user nobody cannot read the sources here: {done.stderr.splitlines()[-1]}")
-    lines = done.stdout.splitlines()
-    assert lines[0] == "{'instances': []}", done.stderr
+        if not path.stat().st_mode & 0o001:
+            path.chmod(path.stat().st_mode | 0o011)
+    lines = as_nobody(ask_for_much)
+    assert lines[0] == "{'instances': []}"
     assert lines[1] == "403 user nobody may not start disks of class ram"
     assert lines[2] == "403 user nobody may not stop ram.roots"
     assert lines[3] == "403 user nobody may not see ram.roots"
@@ -241,7 +264,8 @@ def test_a_body_that_is_wrong(service: Service, body: bytes, status: int) -> Non
     service.start()
     with socket.socket(socket.AF_UNIX) as peer:
         peer.settimeout(60)
-        peer.connect(str(service.stable.folder / "run/launcher/api"))
+        with control.short(service.stable.folder / "run/launcher/api") as name:
+            peer.connect(name)
         head = f"POST /v1/instances HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
         peer.sendall(head.encode() + body)
         answer = peer.recv(65536)
@@ -271,7 +295,8 @@ def test_silent_and_slow_peers_delay_nobody(service: Service) -> None:
     try:
         for number in range(200):
             peer = socket.socket(socket.AF_UNIX)
-            peer.connect(str(service.stable.folder / "run/launcher/api"))
+            with control.short(service.stable.folder / "run/launcher/api") as name:
+                peer.connect(name)
             if number % 2:
                 peer.sendall(
                     b"POST /v1/instances HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"
