@@ -350,3 +350,28 @@ def test_a_disk_that_comes_back_larger_shows_what_it_did(host: Host) -> None:
     host.die(device)
     assert read(device, 0, 1) == b"a" * 512 and device.size == SIZE
     device.close()
+
+
+def test_a_process_that_is_replaced_while_a_disk_grows_keeps_its_connection(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = host.device()
+    write(device, 0, b"a" * 512)
+    host.grow(2 * SIZE)
+    connect, calls = device._connect, []
+
+    def replaced() -> Client:
+        client = connect()
+        calls.append(client)
+        if len(calls) == 1:
+            host.die(device)
+            assert read(device, 0, 1) == b"a" * 512  # it is back
+        return client
+
+    monkeypatch.setattr(device, "_connect", replaced)
+    with pytest.raises(UserdiskError, match="was started again meanwhile; try again"):
+        device.grow(2 * SIZE)
+    assert calls[0].lost and not device._client.lost
+    device.grow(2 * SIZE)
+    assert read(device, 4095, 1) == bytes(512) and host.revived == 1
+    device.close()

@@ -24,11 +24,17 @@ from dataclasses import dataclass
 from typing import Final
 
 from userdisk.attach.device import Done
-from userdisk.attach.nbd_extents import extents_of
+from userdisk.attach.nbd_requests import (
+    CHANGING,
+    COMMANDS,
+    extents_of,
+    ranges_of,
+    request_of,
+)
 from userdisk.errors import Aborted, HardwareError, StorageError, UserdiskError
 from userdisk.nbd.replay import Change, Journal, State
 from userdisk.nbd.uri import Uri
-from userdisk.nbd.wire import Command, CommandFlag
+from userdisk.nbd.wire import Command
 from userdisk.nbd_client import Client, ConnectionLost, Request
 from userdisk.operation import Kind, Operation
 
@@ -39,20 +45,6 @@ WAIT: Final = 30.0  #: seconds until the unit's process must have come back
 
 _GROUP: Final = 64  # changes repeated at a time,
 _GROUP_BYTES: Final = 4 << 20
-_LONGEST: Final = 1 << 31  # bytes of one TRIM: their length is a 32-bit number
-
-_COMMANDS: Final = {
-    Kind.READ: Command.READ,
-    Kind.WRITE: Command.WRITE,
-    Kind.FLUSH: Command.FLUSH,
-    Kind.UNMAP: Command.TRIM,
-    Kind.ZERO: Command.WRITE_ZEROES,
-    Kind.EXTENTS: Command.BLOCK_STATUS,
-}
-#: Zeroes are zeroes that take room: what is to become a hole comes as an UNMAP. To look for holes
-#: in what is read would cost more than to send them.
-_FLAGS: Final = {Command.WRITE_ZEROES: CommandFlag.NO_HOLE, Command.READ: CommandFlag.DF}
-_CHANGING: Final = frozenset({Kind.WRITE, Kind.UNMAP, Kind.ZERO})
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +142,7 @@ class NbdDevice:
 
     def submit(self, operation: Operation, done: Done) -> bool:
         """See `BlockDevice.submit`."""
-        task = _Task(operation, done, self._ranges(operation))
+        task = _Task(operation, done, ranges_of(operation, self.block_length))
         with self._lock:
             if self._lost is not None:
                 operation.error = self._lost
@@ -196,7 +188,7 @@ class NbdDevice:
             raise flush.error
 
     def check_ready(self) -> None:
-        """Raise `UserdiskError` if the unit cannot be asked now: why."""
+        """Raise `UserdiskError` if the unit cannot be asked: why."""
         with self._lock:
             self._check_ready()
 
@@ -214,6 +206,7 @@ class NbdDevice:
         """
         with self._lock:
             self._check_ready()
+            connection = self._connection
             if self._earlier:
                 raise UserdiskError("requests from before it last grew are still under way")
         client = self._connect()
@@ -223,7 +216,9 @@ class NbdDevice:
                 raise UserdiskError(f"its unit has {client.size} bytes, not {size}")
             with self._lock:
                 self._check_ready()
-                self._earlier[self._connection] = self._client
+                if self._connection != connection:
+                    raise UserdiskError("the unit's process was started again meanwhile; try again")
+                self._earlier[connection] = self._client
                 self._connection += 1
                 self._client = client
                 self.size = size
@@ -231,16 +226,6 @@ class NbdDevice:
         finally:
             if unused is not None:
                 unused.close()
-
-    def _ranges(self, operation: Operation) -> list[tuple[int, int]]:
-        length = self.block_length
-        if operation.kind is not Kind.UNMAP:
-            return [(operation.lba * length, operation.blocks * length)]
-        return [
-            (start, min(_LONGEST, (lba + blocks) * length - start))
-            for lba, blocks in operation.extents
-            for start in range(lba * length, (lba + blocks) * length, _LONGEST)
-        ]
 
     # -- sending; with the lock, but for `_send` -----------------------------------------------
 
@@ -250,9 +235,9 @@ class NbdDevice:
         task.change = None
         task.connection = -1
         task.sent = False
-        if self._disk.persistent and operation is not None and operation.kind in _CHANGING:
+        if self._disk.persistent and operation is not None and operation.kind in CHANGING:
             offset, length = task.ranges[0]
-            repeat = _Repeat(_COMMANDS[operation.kind], offset, length, operation.data, task)
+            repeat = _Repeat(COMMANDS[operation.kind], offset, length, operation.data, task)
             kept = length if operation.kind is Kind.WRITE else 0
             task.change = self._journal.begin(repeat, offset, length, kept)
             if task.change.state is State.HELD:
@@ -315,7 +300,7 @@ class NbdDevice:
             ) -> None:
                 self._ended(task, on, request, mark)
 
-            client.submit(_request(_COMMANDS[kind], offset, length, data), ended)
+            client.submit(request_of(COMMANDS[kind], offset, length, data), ended)
 
     # -- answers -------------------------------------------------------------------------------
 
@@ -445,7 +430,7 @@ class NbdDevice:
         for group in self._journal.to_repeat(_GROUP, _GROUP_BYTES):
             for change in group:
                 kept = change.request
-                request = _request(kept.command, kept.offset, kept.length, kept.data)
+                request = request_of(kept.command, kept.offset, kept.length, kept.data)
                 client.submit(request, answers.put)
             errors = [error for _ in group if (error := answers.get().error) is not None]
             if not errors:
@@ -490,10 +475,3 @@ class NbdDevice:
             assert task.operation is not None
             task.operation.error = error
             task.done(task.operation)
-
-
-def _request(
-    command: Command, offset: int, length: int, data: memoryview | bytes | None
-) -> Request:
-    flags = _FLAGS.get(command, CommandFlag(0))
-    return Request(command, offset, length, data=data, flags=flags)

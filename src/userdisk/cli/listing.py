@@ -50,7 +50,7 @@ class Running:
             return False
         real = os.path.realpath(path)
         theirs = os.path.join(self.folder, self.unit)
-        return real == os.path.realpath(theirs) or ("/" in path and real in self.names)
+        return real == os.path.realpath(theirs) or real in self.names
 
     def is_called(self, name: str) -> bool:
         """Whether this is one of its names, or how the user named it."""
