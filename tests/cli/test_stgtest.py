@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -158,6 +159,47 @@ def test_json_of_a_failure(liar: str) -> None:
     found = json.loads(run.stdout)
     assert (run.returncode, found["ok"]) == (1, False)
     assert found["problem"] == run.stderr.strip()
+
+
+def on_a_terminal(*arguments: str) -> tuple[int, str, str]:
+    """Exit status, standard output, and what a terminal got as standard error."""
+    master, slave = os.openpty()
+    command = [sys.executable, "-m", "userdisk", "stgtest", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=slave, text=True) as process:
+        os.close(slave)
+        shown = b""
+        with contextlib.suppress(OSError):  # EIO: nobody has the other end any more
+            while data := os.read(master, 4096):
+                shown += data
+        os.close(master)
+        out, _ = process.communicate(timeout=LIMIT)
+    return process.returncode, out, shown.decode()
+
+
+def test_a_terminal_has_a_line_that_moves() -> None:
+    status, out, shown = on_a_terminal("ram:1M", "*", "WR", "*", "*", "--duration", "2")
+    assert (status, out.splitlines()[-1]) == (0, "OK")
+    clear = "\r\x1b[K"
+    assert shown.startswith(clear)
+    assert shown.endswith(clear), "it is taken away at the end"
+    lines = shown.split(clear)[1:-1]
+    assert lines
+    counts = []
+    for line in lines:
+        found = re.fullmatch(
+            r"(\d+) operations, \d+/s; Read p50 \d+ p99 \d+ us; Write p50 \d+ p99 \d+ us", line
+        )
+        assert found is not None, line
+        counts.append(int(found[1]))
+    assert counts == sorted(set(counts))
+    assert "\n" not in shown
+
+
+def test_json_has_no_such_line() -> None:
+    options = ("ram:1M", "*", "WR", "--duration", "1", "--json")
+    status, out, shown = on_a_terminal(*options)
+    assert (status, shown) == (0, "")
+    assert json.loads(out)["ok"]
 
 
 def test_a_duration_ends_the_run() -> None:

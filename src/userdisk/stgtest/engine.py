@@ -147,6 +147,7 @@ class Engine:
         room = self._limits.depth - self._flying
         batch: list[Op] = []
         look = self.model.look
+        known = not self.model.empty
         number, fua = self._number, self._fua
         for (letter, lba, blocks), rest in self._take(room):
             number += 1
@@ -155,9 +156,11 @@ class Engine:
             if rest:
                 op.rest = rest
             if letter == "R":
-                op.entry = look(lba, blocks)
+                if known:
+                    op.entry = look(lba, blocks)
             elif letter != "F":
                 self._change(op)
+                known = True
             batch.append(op)
         self._number = number
         if self._record is not None and batch:

@@ -57,7 +57,7 @@ class Model:
     @property
     def empty(self) -> bool:
         """Nothing is known of any block, and nothing is being written."""
-        return not self._runs and not self._writes
+        return not self._runs.count and not self._writes
 
     def submit(self, entry: Entry) -> None:
         """The operation may begin now."""
@@ -70,7 +70,7 @@ class Model:
     def look(self, lba: int, blocks: int) -> Entry | None:
         """A read may begin now; None, if nothing is known of any of its blocks."""
         runs = self._runs
-        if not runs:
+        if not runs.count:
             return None
         cuts, before = runs.look(lba, lba + blocks)
         if before.count(None) == len(before):

@@ -20,11 +20,8 @@ class Runs:
 
     def __init__(self) -> None:
         self._chunks: dict[int, tuple[list[int], list[State]]] = {}  # the oldest first
-        self.count = 0  #: runs, also of what is not known between others
-
-    def __bool__(self) -> bool:
-        """Something is known."""
-        return bool(self._chunks)
+        #: Runs, also of what is not known between others; 0: nothing is known.
+        self.count = 0
 
     def look(self, lba: int, end: int) -> tuple[list[int], list[State]]:
         """The runs of a range: where each begins, and the end; and the state of each."""
