@@ -214,7 +214,7 @@ class Connection:
             if now > self._deadline:
                 self.fail("the negotiation took too long")
         elif self.phase is Phase.TRANSMISSION:
-            if now - self._heard > PAYLOAD_LIMIT and self.inside:
+            if now - self._heard > PAYLOAD_LIMIT and self._inside:
                 self.fail(f"no more bytes of a request for {PAYLOAD_LIMIT:g} s")
             elif self.tasks.starved:  # there may be memory again
                 self.resume()
@@ -326,8 +326,16 @@ class Connection:
     # -- transmission ----------------------------------------------------------------------------
 
     @property
-    def inside(self) -> bool:
-        """In transmission: whether part of a request has come."""
+    def owed(self) -> int:
+        """In transmission: bytes of the last request's payload that nobody has taken yet."""
+        if self._landing is not None:
+            return self._landing.length
+        receiver = self.tasks.receiver
+        return self._skipped if receiver is None else receiver.left
+
+    @property
+    def _inside(self) -> bool:
+        """Whether part of a request has come."""
         return bool(self._skipped or self._landing or self.tasks.receiver) or (
             self.incoming.start != self.incoming.end
         )

@@ -75,6 +75,11 @@ class Incoming:
         self._landed += count
         return self._landed == self._size
 
+    @property
+    def held(self) -> int:
+        """Bytes that were received and not taken."""
+        return self.end - self.start + (self._landed if self._landing is not None else 0)
+
     def gather(self, size: int) -> memoryview | None:
         """The next `size` bytes, if they are here; else they are received into one place.
 

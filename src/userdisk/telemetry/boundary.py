@@ -19,9 +19,6 @@ class Begun(NamedTuple):
     rest: int  #: or, if that is not known any more, how many bytes of it are still to come
 
 
-_NOTHING = Begun(b"", 0)
-
-
 def begun(connection: object) -> Begun | None:
     """The message that is being received now; None: not known, ask at the next batch."""
     if isinstance(connection, IscsiConnection):
@@ -30,6 +27,9 @@ def begun(connection: object) -> Begun | None:
             return Begun(b"", len(incoming.room()))
         return Begun(bytes(incoming.view[incoming.start : incoming.end]), 0)
     assert isinstance(connection, NbdConnection)
-    if connection.phase is NbdPhase.TRANSMISSION and not connection.inside:
-        return _NOTHING
-    return None
+    if connection.phase is not NbdPhase.TRANSMISSION:
+        return None
+    nbd, owed = connection.incoming, connection.owed
+    if nbd.held < owed:
+        return Begun(b"", owed - nbd.held)
+    return Begun(bytes(nbd.view[nbd.start : nbd.end])[owed:] if nbd.held > owed else b"", 0)
