@@ -17,6 +17,7 @@ _MODULES: Final = {
     "eject": "userdisk.cli.attach",
     "list": "userdisk.cli.attach",
     "resize": "userdisk.cli.resize",
+    "top": "userdisk.cli.top",
     "trace": "userdisk.cli.trace",
     "start": "userdisk.cli.instances",
     "stop": "userdisk.cli.instances",
