@@ -19,8 +19,11 @@ from userdisk.errors import UsageError, UserdiskError
 PREFIX = "\\\\.\\pipe\\"
 _FAMILY = "AF_PIPE"
 _LENGTH = struct.Struct("<I")
+_BUFFER = 8192  # bytes
 _TICK = 0.2  # seconds until the end of the socket is noticed
-_LONGEST = (64 << 20) + 48  # bytes of a message
+_LONGEST = (64 << 20) + 48  # bytes of a device's message
+_REQUEST = (1 << 20) + 48  # bytes of a client's: a longer one is refused by whoever reads it, too
+_REJECT_REMOTE_CLIENTS = 8  # PIPE_REJECT_REMOTE_CLIENTS; `_winapi` has no name for it
 
 
 class _Pipe(Protocol):
@@ -49,7 +52,7 @@ class NamedPipeListener:
         self._family = family
         self._closing = False
         try:
-            self._listener = pipes.Listener(address, family)
+            self._listener: Any = _listener(address, family)
         except ValueError:
             raise UsageError(f"{address}: only Windows has named pipes") from None
         except OSError as error:
@@ -57,11 +60,14 @@ class NamedPipeListener:
 
     def accept(self) -> tuple[socket.socket, tuple[object, ...]]:
         """Wait for a client; returns its socket. Raises OSError."""
-        pipe: Any = self._listener.accept()
+        try:
+            pipe: Any = self._listener.accept()
+        except AssertionError:  # that is how it says that a client went as it came
+            raise OSError("the client is gone") from None
         if self._closing:
             pipe.close()
             raise OSError("closed")
-        return _bridged(pipe), (self.where, 0)
+        return _bridged(pipe, _REQUEST), (self.where, 0)
 
     def close(self) -> None:
         """Stop listening."""
@@ -79,21 +85,57 @@ def connect(address: str, *, family: str = _FAMILY) -> socket.socket:
         raise UserdiskError(f"{address}: only Windows has named pipes") from None
     except OSError as error:
         raise UserdiskError(f"{address}: cannot connect: {error.strerror or error}") from None
-    return _bridged(pipe)
+    return _bridged(pipe, _LONGEST)
 
 
-def _bridged(pipe: _Pipe) -> socket.socket:
-    """The other end of a pair whose first end the pipe is carried to and from."""
+def _listener(address: str, family: str) -> Any:
+    """Raises ValueError where there are no such pipes."""
+    if family == _FAMILY and hasattr(pipes, "PipeListener"):
+        return local_only(pipes.PipeListener, vars(pipes)["_winapi"])(address)
+    return pipes.Listener(address, family)
+
+
+def local_only(base: Any, winapi: Any) -> Any:
+    """The standard library's listener, without clients of other machines.
+
+    It has no parameter for that: so each instance of the pipe is made here, otherwise as there.
+    """
+
+    def new_handle(self: Any, first: bool = False) -> Any:
+        access = winapi.PIPE_ACCESS_DUPLEX | winapi.FILE_FLAG_OVERLAPPED
+        if first:
+            access |= winapi.FILE_FLAG_FIRST_PIPE_INSTANCE
+        mode = winapi.PIPE_TYPE_MESSAGE | winapi.PIPE_READMODE_MESSAGE | winapi.PIPE_WAIT
+        return winapi.CreateNamedPipe(
+            self._address,
+            access,
+            mode | _REJECT_REMOTE_CLIENTS,
+            winapi.PIPE_UNLIMITED_INSTANCES,
+            _BUFFER,
+            _BUFFER,
+            winapi.NMPWAIT_WAIT_FOREVER,
+            winapi.NULL,
+        )
+
+    return type("LocalPipeListener", (base,), {"_new_handle": new_handle})
+
+
+def _bridged(pipe: _Pipe, longest: int) -> socket.socket:
+    """The other end of a pair whose first end the pipe is carried to and from.
+
+    `longest`: bytes of a message that comes.
+    """
     near, far = socket.socketpair()
     ended = threading.Event()
-    for carry in (_to_socket, _to_pipe):
-        threading.Thread(
-            target=carry, args=(pipe, near, ended), name="named pipe", daemon=True
-        ).start()
+    for carry, arguments in (
+        (_to_socket, (pipe, near, ended, longest)),
+        (_to_pipe, (pipe, near, ended)),
+    ):
+        threading.Thread(target=carry, args=arguments, name="named pipe", daemon=True).start()
     return far
 
 
-def _to_socket(pipe: _Pipe, sock: socket.socket, ended: threading.Event) -> None:
+def _to_socket(pipe: _Pipe, sock: socket.socket, ended: threading.Event, longest: int) -> None:
     """Carry what the other end of the pipe says, until one of both is gone; close the pipe.
 
     That also ends a send to a client that does not read.
@@ -101,7 +143,7 @@ def _to_socket(pipe: _Pipe, sock: socket.socket, ended: threading.Event) -> None
     with contextlib.suppress(OSError, EOFError):
         while not ended.is_set():
             if pipe.poll(_TICK):
-                message = pipe.recv_bytes(_LONGEST)
+                message = pipe.recv_bytes(longest)
                 sock.sendall(_LENGTH.pack(len(message)) + message)
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_WR)
