@@ -21,7 +21,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route as StarletteRoute
 
 from userdisk.errors import UsageError, UserdiskError
-from userdisk.launcher import shims
+from userdisk.launcher import log_file, shims
 from userdisk.launcher.openapi import JSON, Parameter, Route, document
 from userdisk.launcher.peer import caller_of
 from userdisk.launcher.rights import Caller, Refused
@@ -100,10 +100,10 @@ class Api:
     """The ASGI application of a service."""
 
     def __init__(self) -> None:
-        self.launcher = Launcher(self._told)
         self._pool = ThreadPoolExecutor(_THREADS, "api")
         self._listeners: dict[asyncio.Queue[Event | None], Caller] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.launcher = Launcher(self._told)
         self._document = msgspec.json.encode(document(ROUTES))
         routes = [
             StarletteRoute(route.path, self._endpoint(route), methods=[route.method])
@@ -194,15 +194,14 @@ class Api:
     async def _log(self, request: Request, caller: Caller) -> Response:
         id_, query = request.path_params["id"], request.query_params
         lines = int(_number(query, "lines", 100, 0, MAX_LINES))
-        found = await self._run(lambda: self.launcher.log(id_, caller, lines))
+        found, position = await self._run(lambda: self.launcher.log(id_, caller, lines))
         text = "".join(f"{line}\n" for line in found)
         if not _flag(query, "follow"):
             return Response(text, media_type="text/plain")
-        return StreamingResponse(self._follow(id_, caller, text), media_type="text/plain")
+        return StreamingResponse(self._follow(id_, text, position), media_type="text/plain")
 
-    async def _follow(self, id_: str, caller: Caller, text: str) -> AsyncIterator[str]:
+    async def _follow(self, id_: str, text: str, position: log_file.Position) -> AsyncIterator[str]:
         yield text
-        position = await self._run(partial(self.launcher.log_end, id_))
         while (
             more := await self._run(partial(self.launcher.log_since, id_, position))
         ) is not None:

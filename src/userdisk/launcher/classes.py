@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -56,7 +57,9 @@ class AttachTable(Struct, forbid_unknown_fields=True, frozen=True, rename="kebab
     partition: Annotated[int, Meta(ge=0, le=255)] | None = None
 
 
-class OptionTable(Struct, forbid_unknown_fields=True, frozen=True, rename="kebab", omit_defaults=True):
+class OptionTable(
+    Struct, forbid_unknown_fields=True, frozen=True, rename="kebab", omit_defaults=True
+):
     """`[options]`: of the unit, as on the command line."""
 
     size: Size = ""
@@ -150,7 +153,6 @@ class DiskClass(Struct, forbid_unknown_fields=True, frozen=True, rename="kebab")
             places.instance_id(class_, name),
             unit=values.expand(self.unit),
             arguments=tuple(arguments),
-            program=values.words(self.program),
             speaks=self.speaks,
             options=self.options.values(values),
             directory=values.expand(self.directory),
@@ -186,6 +188,7 @@ class DiskClass(Struct, forbid_unknown_fields=True, frozen=True, rename="kebab")
             persistent=self.persistent,
             started_by=caller.uid,
         )
+        found = replace(found, program=values.words(self.program))  # last, as it takes the rest
         values.check_all_used()
         return found
 
@@ -242,13 +245,7 @@ def _mount(values: Values, text: str, class_: str, name: str) -> str:
     path = Values((), {**values.names, "n": plain}).expand(text)
     if path and not os.path.isabs(path):
         raise UsageError(f"attach.mount {path!r}: must be an absolute path")
-    return path
-
-
-def _place(mount: str, values: Values) -> str:
-    """Where to mount; a folder that is named after the image is one of its own."""
-    folder = values.expand(mount)
-    return media.unused(folder) if "%l" in mount else folder
+    return media.unused(path) if "%l" in text else path  # many images have one name
 
 
 def _bytes(what: str, size: Size) -> int:

@@ -101,27 +101,29 @@ class LogFile:
             os.write(self._file, data)
 
 
-def tail(folder: Path, lines: int) -> list[str]:
-    """The last lines of an instance's log, the oldest first; as text, whatever is in it."""
-    data = b""
-    for name in (f"{LOG}.1", LOG):
-        with contextlib.suppress(OSError), open(folder / name, "rb") as file:
-            file.seek(max(os.fstat(file.fileno()).st_size - _LONGEST_TAIL, 0))
-            data += file.read(_LONGEST_TAIL)
-    return data.decode(errors="replace").splitlines()[-lines:] if lines > 0 else []
-
-
 #: A place in a log: the file's inode number, and the offset in it.
 Position = tuple[int, int]
 
 
-def end(folder: Path) -> Position:
-    """Where the log ends now."""
-    try:
-        found = (folder / LOG).stat()
-    except OSError:
-        return 0, 0
-    return found.st_ino, found.st_size
+def tail(folder: Path, lines: int) -> list[str]:
+    """The last lines of an instance's log, the oldest first; as text, whatever is in it."""
+    return last(folder, lines)[0]
+
+
+def last(folder: Path, lines: int) -> tuple[list[str], Position]:
+    """The last lines, and where they end."""
+    data = b""
+    position = (0, 0)
+    for name in (f"{LOG}.1", LOG):
+        with contextlib.suppress(OSError), open(folder / name, "rb") as file:
+            found = os.fstat(file.fileno())
+            start = max(found.st_size - _LONGEST_TAIL, 0)
+            file.seek(start)
+            part = file.read(_LONGEST_TAIL)
+            data += part
+            position = found.st_ino, start + len(part)
+    text = data.decode(errors="replace").splitlines()
+    return text[-lines:] if lines > 0 else [], position
 
 
 def since(folder: Path, position: Position) -> tuple[str, Position]:

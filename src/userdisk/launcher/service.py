@@ -198,14 +198,10 @@ class Launcher:
         known = self._find(id_, caller, "may_query", "see")
         return as_instance(known, log_file.tail(places.instance_folder(id_), _TAIL))
 
-    def log(self, id_: str, caller: Caller, lines: int) -> list[str]:
-        """The end of its log. Raises `NotFound`."""
+    def log(self, id_: str, caller: Caller, lines: int) -> tuple[list[str], log_file.Position]:
+        """The end of its log, and where that is. Raises `NotFound`."""
         self._find(id_, caller, "may_query", "see")
-        return log_file.tail(places.instance_folder(id_), min(lines, MAX_LINES))
-
-    def log_end(self, id_: str) -> log_file.Position:
-        """Where its log ends now."""
-        return log_file.end(places.instance_folder(id_))
+        return log_file.last(places.instance_folder(id_), min(lines, MAX_LINES))
 
     def log_since(
         self, id_: str, position: log_file.Position

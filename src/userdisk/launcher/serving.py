@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 from pathlib import Path
 from typing import Final
@@ -59,6 +60,8 @@ async def _serve(sock: socket.socket) -> None:
         h11_max_incomplete_event_size=32 << 10,
     )
     server = _Server(config, api)
+    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again when it has ended
+        signal.signal(number, lambda number, frame: None)
     await server.serve(sockets=[sock])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import pwd
@@ -153,7 +154,7 @@ def test_argv(service: Service) -> None:
     ]
     service.cli("start", "program", "-name with 'quotes'", *arguments)
     assert json.loads(out.read_text()) == arguments
-    service.cli("stop", "program", "-name with 'quotes'")
+    service.cli("stop", "program", "--", "-name with 'quotes'")
 
 
 @settings(
@@ -248,7 +249,7 @@ def test_who_may_not_is_refused_and_it_is_logged(service: Service) -> None:
         (b"", 400),
         (b"{", 400),
         (b"\xff\xfe", 400),
-        (b"[" * 50_000, 400),
+        (b"[" * 50_000, 422),
         (b"[]", 422),
         (b"{}", 422),
         (b'{"class": 1, "name": "x"}', 422),
@@ -268,9 +269,10 @@ def test_a_body_that_is_wrong(service: Service, body: bytes, status: int) -> Non
             peer.connect(name)
         head = f"POST /v1/instances HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
         peer.sendall(head.encode() + body)
-        answer = peer.recv(65536)
-    assert answer.startswith(f"HTTP/1.1 {status} ".encode()), answer
-    assert b'"error":"' in answer
+        response = http.client.HTTPResponse(peer)
+        response.begin()
+        assert response.status == status
+        assert json.loads(response.read())["error"]
 
 
 def test_what_is_asked_wrongly_has_a_reason(service: Service) -> None:

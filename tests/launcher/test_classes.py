@@ -1,0 +1,186 @@
+"""launcher/classes.py: class files, and what a shim is given of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("msgspec")
+
+from userdisk.errors import UsageError, UserdiskError
+from userdisk.launcher import classes
+from userdisk.launcher.rights import Caller
+from userdisk.launcher.spec import Restart
+
+OWN = Caller(os.getuid(), os.getgid())
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("USERDISK_CLASSES", str(tmp_path))
+    yield tmp_path
+
+
+def write(folder: Path, text: str, name: str = "img") -> None:
+    path = folder / f"{name}.toml"
+    path.write_text(text)
+    path.chmod(0o644)
+
+
+FULL = """
+description = "Everything"
+program = ["/opt/disk", "-f", "%1", "--name=%n", "%@"]
+speaks = "nbd"
+opens = [".img", ".raw"]
+directory = "/var"
+environment = { MODE = "%2", PLAIN = "x" }
+user = "%u"
+listen = "[::1]:3300"
+target = "iqn.2026-11.io.userdisk:%n"
+chap-file = "/etc/chap"
+initiators = ["iqn.2026-11.x:y"]
+persistent = true
+may-start = ["*"]
+start-timeout = 5
+stop-timeout = 2.5
+log-size = "64K"
+[options]
+size = "1G"
+block-length = 4096
+read-only = true
+option = ["key=%1"]
+[limits]
+memory = "512M"
+cpu = 0.5
+[restart]
+when = "always"
+first-delay = 1
+longest-delay = 2
+starts = 3
+period = 4
+[attach]
+mount = "/media/%u/%n"
+mount-options = ["noatime"]
+format = "ext4"
+partition = 1
+"""
+
+
+def test_everything_that_a_class_can_say(folder: Path) -> None:
+    write(folder, FULL)
+    spec = classes.load("img").spec("img", "a/../b", ["one", "two", "three"], OWN)
+    plain = spec.id.removeprefix("img.")
+    assert spec.program == ("/opt/disk", "-f", "one", "--name=a/../b", "three")
+    assert (spec.speaks, spec.unit, spec.directory) == ("nbd", "", "/var")
+    assert spec.environment == {"MODE": "two", "PLAIN": "x"}
+    assert spec.user == OWN.name and spec.started_by == OWN.uid
+    assert (spec.host, spec.port) == ("::1", 3300)
+    assert spec.target == "iqn.2026-11.io.userdisk:a/../b"
+    assert spec.options == {
+        "size": "1G", "block_length": "4096", "read_only": True, "option": ["key=one"],
+    }  # fmt: skip
+    assert (spec.limits.memory, spec.limits.cpu) == (512 << 20, 0.5)
+    policy = spec.policy
+    assert policy.restart is Restart.ALWAYS
+    assert (policy.first_delay, policy.longest_delay, policy.starts, policy.period) == (1, 2, 3, 4)
+    assert (spec.start_timeout, spec.stop_timeout, spec.log_bytes) == (5, 2.5, 64 << 10)
+    attach = spec.attach
+    assert attach.wanted and attach.mount == f"/media/{OWN.name}/{plain}" and "/" not in plain
+    assert (attach.format, attach.partition, attach.mount_options) == ("ext4", 1, ("noatime",))
+    assert spec.persistent and spec.iscsi
+
+
+def test_the_least_that_a_class_can_say(folder: Path) -> None:
+    write(folder, 'unit = "ram:1M"')
+    spec = classes.load("img").spec("img", "x", [], OWN)
+    assert spec.unit == "ram:1M" and not spec.attach.wanted and not spec.persistent
+    assert spec.options == {} and spec.user == "" and spec.host == "127.0.0.1"
+
+
+def test_it_is_read_afresh(folder: Path) -> None:
+    write(folder, 'unit = "ram:1M"')
+    assert classes.load("img").unit == "ram:1M"
+    write(folder, 'unit = "ram:2M"')
+    assert classes.load("img").unit == "ram:2M"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "unit or a program"),
+        ('unit = "x"\nprogram = ["y"]', "unit or a program"),
+        ("program = []", "unit or a program"),
+        ('program = [""]', "unit or a program"),
+        ("unit = 1", "`unit`"),
+        ('unit = "x"\ncolour = "red"', "colour"),
+        ('unit = "x"\nmay_start = ["*"]', "may_start"),
+        ('unit = "x"\nlisten = "a:b"', "listen"),
+        ('unit = "x"\nlisten = "a:70000"', "listen"),
+        ('unit = "x"\nopens = ["img"]', "opens"),
+        ('unit = "x"\nlog-size = "1GB"', "log-size"),
+        ('unit = "x"\nlog-size = -1', "log-size"),
+        ('unit = "x"\nspeaks = "smb"', "speaks"),
+        ('unit = "x"\nstop-timeout = -1', "stop-timeout"),
+        ('unit = "x"\n[limits]\nmemory = "lots"', "limits.memory"),
+        ('unit = "x"\n[restart]\nwhen = "maybe"', "restart.when"),
+        ('unit = "x"\n[attach]\nformat = "ext5"', "attach.format"),
+        ('unit = "x"\n[attach]\nformat = "ext4"', "attach.mount"),
+        ('unit = "x', "nterminated"),
+        ("unit = [" + "[" * 5000, "img.toml"),
+        ('unit = "\xff\xfe"'.encode("latin-1").decode("latin-1") + "\0", "img.toml"),
+        ("# " + "x" * (64 << 10), "longer than"),
+    ],
+)
+def test_a_wrong_file_is_said_and_disables_only_its_class(
+    folder: Path, text: str, said: str
+) -> None:
+    write(folder, text)
+    write(folder, 'unit = "ram:1M"', "good")
+    with pytest.raises(UserdiskError, match="class img") as caught:
+        classes.load("img")
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert classes.names() == ["good", "img"]
+    assert classes.load("good").unit == "ram:1M"
+
+
+def test_a_file_that_others_may_write_is_not_believed(folder: Path) -> None:
+    write(folder, 'unit = "ram:1M"')
+    (folder / "img.toml").chmod(0o666)
+    with pytest.raises(UserdiskError, match="nobody else may write it"):
+        classes.load("img")
+
+
+@pytest.mark.parametrize("name", ["nope", "../img", "IMG", "", "img.toml"])
+def test_a_class_that_is_not_there(folder: Path, name: str) -> None:
+    write(folder, 'unit = "ram:1M"')
+    with pytest.raises(UsageError, match="class"):
+        classes.load(name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [([], "argument 1 is missing"), (["a", "b"], "argument 2"), (["a"] * 10, "10 arguments"),
+     (["a\0b"], "NUL")],
+)  # fmt: skip
+def test_arguments_that_do_not_fit(folder: Path, arguments: list[str], said: str) -> None:
+    write(folder, 'unit = "%1"')
+    with pytest.raises(UsageError, match=said):
+        classes.load("img").spec("img", "x", arguments, OWN)
+
+
+@pytest.mark.parametrize("mount", ["%1", "relative", "%x"])
+def test_users_do_not_choose_where_it_is_mounted(folder: Path, mount: str) -> None:
+    write(folder, f'unit = "%1"\n[attach]\nmount = "{mount}"')
+    with pytest.raises(UsageError):
+        classes.load("img").spec("img", "x", ["/etc"], OWN)
+
+
+def test_who_is_named_by_a_list() -> None:
+    nobody = Caller(2_000_000_000, 2_000_000_000)
+    assert nobody.name == "2000000000" and not nobody.groups
+    assert not nobody.among([]) and not nobody.among(["root", "@root"])
+    assert nobody.among(["*"]) and nobody.among(["2000000000"])
+    assert OWN.rules and OWN.among([])
