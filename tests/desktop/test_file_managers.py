@@ -66,8 +66,11 @@ def test_double_click_and_eject(
     session: Session, launcher: FakeLauncher, image: Path, program: str
 ) -> None:
     """A double click mounts the image and shows the folder; its menu ejects it."""
-    session.start(program, image.parent)
-    wait_for("window", lambda: session.windows(r"^images\b"))
+    _until(
+        lambda: session.start(program, image.parent),
+        lambda: bool(session.windows(r"^images\b")),
+        seconds=20,
+    )
 
     def double_click() -> None:
         session.run("xdotool", "mousemove", *_ICON[program], "click", "--repeat", "2", "1")
@@ -102,13 +105,13 @@ def test_what_went_wrong_is_shown_in_a_window(
     assert launcher.instances == []
 
 
-def _until(act: Callable[[], None], done: Callable[[], bool]) -> None:
+def _until(act: Callable[[], object], done: Callable[[], bool], seconds: float = 8) -> None:
     """Do it again as long as the window did not notice."""
 
     def tried() -> bool:
         if not done():
             act()
-            deadline = time.monotonic() + 8
+            deadline = time.monotonic() + seconds
             while not done() and time.monotonic() < deadline:
                 time.sleep(0.1)
         return done()

@@ -14,8 +14,8 @@ from tests.docs.documents import DOCUMENTS, ROOT, blocks, matches, steps
 from tests.docs.terminal import Reader
 from tests.kit.requires import find_program
 
-#: text and powershell blocks are for other machines: shown, not run.
-_LANGUAGES = {"console", "python", "text", "powershell"}
+#: text and powershell blocks are for other machines, toml and ini files: shown, not run.
+_LANGUAGES = {"console", "python", "text", "powershell", "toml", "ini"}
 #: Programs of others that the documents use.
 _PROGRAMS = ("iscsi-inq", "iscsi-ls", "nbdcopy", "nbdinfo", "openssl", "qemu-img", "qemu-io")
 
