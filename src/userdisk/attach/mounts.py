@@ -53,6 +53,15 @@ def unmount(folder: str | Path, flags: UnmountFlag = UnmountFlag.NOFOLLOW) -> No
     _checked(_libc().umount2(os.fsencode(folder), int(flags | UnmountFlag.NOFOLLOW)), folder)
 
 
+def write_out(folder: str) -> None:
+    """syncfs(2): all that a file system has in memory; blocks. Raises `OSError`."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _checked(_libc().syncfs(descriptor), folder)
+    finally:
+        os.close(descriptor)
+
+
 def mounts(table: str | None = None) -> list[Mount]:
     """Everything that is mounted in this mount namespace, in the order of mounting."""
     if table is None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +16,7 @@ from userdisk.errors import UserdiskError
 
 _BUSY_SECONDS = 2.0
 _HOLDER_SECONDS = 3.0
+_WRITE_SECONDS = 10.0
 
 
 def with_partitions(device: Path) -> list[Path]:
@@ -40,6 +43,7 @@ def release(devices: Sequence[Path], *, force: bool) -> list[str]:
         line = f"{mount.folder} is busy{_used_by(mount.folder)}"
         if not force:
             raise UserdiskError(f"{line}; close it, or use --force")
+        _write_out(mount.folder)
         mounts.unmount(mount.folder, UnmountFlag.DETACH)
         problems.append(line)
     for device in devices:
@@ -83,6 +87,18 @@ def write_back(device: Path) -> list[str]:
     except OSError as error:
         return [f"writing back {device}: {error.strerror}"]
     return []
+
+
+def _write_out(folder: str) -> None:
+    """What is in memory is saved before it is taken away by force; if the disk takes it."""
+
+    def write() -> None:
+        with contextlib.suppress(OSError):
+            mounts.write_out(folder)
+
+    thread = threading.Thread(target=write, daemon=True)
+    thread.start()
+    thread.join(_WRITE_SECONDS)  # one that hangs must not keep it
 
 
 def _unmount(folder: str) -> bool:
