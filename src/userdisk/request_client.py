@@ -145,6 +145,8 @@ class RequestClient(Generic[R]):
                 output = self._stream.encode(request)
                 try:
                     self._link.send(output)
+                except BlockingIOError:
+                    self._give_up(f"the {self._peer} takes no data")
                 except OSError as error:
                     self._give_up(f"the connection broke: {error.strerror or error}")
         if late:

@@ -238,6 +238,39 @@ def pipe_device(path: Path) -> Iterator[None]:
         assert not thread.is_alive()
 
 
+@pytest.mark.parametrize("depth", [1, 4])
+def test_a_device_that_takes_nothing_is_given_up(tmp_path: Path, depth: int) -> None:
+    """It allows long transfers; only one at a time is that long."""
+    path = tmp_path / "sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        parameters = struct.pack(
+            "<16sQI16s4sB3xII68x", b"g" * 16, 1 << 20, 512, b"p", b"1", 0, 2, 64 << 20
+        )
+        deaf: list[socket.socket] = []
+
+        def run() -> None:
+            deaf.append(listener.accept()[0])
+            deaf[0].sendall(struct.pack("<I", len(parameters)) + parameters)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        port = open_port(f"spd:{path}", Wishes(1, depth))
+        thread.join()
+        most = (64 << 20 if depth == 1 else 1 << 20) // 512
+        assert port.geometry.max_blocks == most
+        op = Op("W", 1, 0, most, fua=False)
+        op.data = bytes(most * 512)
+        port.submit([op])
+        assert port.collect() == [op]
+        assert op.error is not None
+        assert op.error.endswith("the device takes no data")
+        assert not op.again
+        port.close(stuck=True)
+        deaf[0].close()
+
+
 @pytest.mark.parametrize("depth", [1, 8])
 def test_a_device_behind_a_pipe(tmp_path: Path, depth: int) -> None:
     path = tmp_path / "sock"
