@@ -157,7 +157,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "scsitool",
         "control",
     },
-    "launcher": {"errors", "backend", "control", "listening", "attach"},
+    "launcher": {"errors", "backend", "control", "iscsi", "listening", "server", "attach"},
     "desktop": {"errors", "control", "launcher"},
     "cli": {
         "errors",

@@ -20,7 +20,14 @@ from userdisk.gate import Gate
 from userdisk.iscsi import digest
 from userdisk.iscsi.chap import Credentials
 from userdisk.iscsi.connection import Connection as IscsiConnection
-from userdisk.iscsi.discovery import Portal, parse_advertise, reachable, target_address
+from userdisk.iscsi.discovery import (
+    Portal,
+    Record,
+    parse_advertise,
+    reachable,
+    seen_from,
+    target_address,
+)
 from userdisk.iscsi.environment import Environment, Peer
 from userdisk.iscsi.keys import Settings
 from userdisk.iscsi.login import Found, Login, LoginConfig, Negotiated, Opened
@@ -67,6 +74,8 @@ class Server:
             server opens and closes these units too.
         inherited: sockets that listen already, by the (host, port) or path of `listen` and `nbd`
             that they are for; they go on listening when the server has stopped.
+        elsewhere: targets of other servers that discovery shows too, by name, and their portals;
+            called by threads of connections.
     """
 
     def __init__(
@@ -82,6 +91,7 @@ class Server:
         tls: ServerTls | None = None,
         pipes: Mapping[Path, Gate] | None = None,
         inherited: Mapping[Address, socket.socket] | None = None,
+        elsewhere: Callable[[], Iterable[tuple[str, Portal]]] = tuple,
     ) -> None:
         self._targets = {target.name.lower(): target for target in targets}
         if len(self._targets) != len(targets):
@@ -95,6 +105,7 @@ class Server:
         self._gates: list[Gate] = list(dict.fromkeys(gates))
         self._nbd = tuple(nbd)
         self._inherited = dict(inherited or {})
+        self._elsewhere = elsewhere
         self._tls = tls
         self._exports = {export.name: export for export in exports}
         if len(self._exports) != len(exports):
@@ -129,7 +140,7 @@ class Server:
             targets=self._targets,
             sessions=Sessions(threading.Lock()),
             login=self._login,
-            addresses=self._addresses,
+            records=self._records,
             max_segment=self._settings.max_recv_data_segment_length,
             budget=budget,
             buffers=buffers,
@@ -301,10 +312,17 @@ class Server:
             )
         )
 
-    def _addresses(self, reached: Portal) -> list[str]:
+    def _records(self, reached: Portal) -> list[Record]:
+        """What discovery shows: our own targets, and those of other servers."""
         listening = zip(self._bound, self._listen, strict=False)  # some may not listen yet
         portals = [Portal(*address, portal.tag) for address, portal in listening]
-        return [target_address(*each) for each in reachable(portals, reached, self._advertise)]
+        own = [target_address(*each) for each in reachable(portals, reached, self._advertise)]
+        found = [Record(target.name, own) for target in self._targets.values()]
+        for name, portal in self._elsewhere():
+            addresses = [target_address(*each) for each in seen_from([portal], reached)]
+            if addresses:
+                found.append(Record(name, addresses))
+        return found
 
     def _find(self, tag: int, name: str) -> Found | None:
         target = self._targets.get(name.lower())

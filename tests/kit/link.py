@@ -15,7 +15,7 @@ from userdisk.budget import PROCESS_LIMIT, Budget, Buffers
 from userdisk.gate import Gate
 from userdisk.iscsi.chap import Credentials
 from userdisk.iscsi.connection import COMMAND_WINDOW, Connection, Phase
-from userdisk.iscsi.discovery import target_address
+from userdisk.iscsi.discovery import Record, target_address
 from userdisk.iscsi.environment import Environment, Peer
 from userdisk.iscsi.initiator import InitiatorSession, Task
 from userdisk.iscsi.initiator_login import Settings as Offer
@@ -75,9 +75,15 @@ def environment_of(
         targets=named,
         sessions=Sessions(threading.Lock()),
         login=login,
-        addresses=lambda reached: [
-            target_address(reached.host, reached.port + number, reached.tag)
-            for number in range(portals)
+        records=lambda reached: [
+            Record(
+                target.name,
+                [
+                    target_address(reached.host, reached.port + number, reached.tag)
+                    for number in range(portals)
+                ],
+            )
+            for target in named.values()
         ],
         max_segment=262144,
         budget=Budget(PROCESS_LIMIT, threading.Lock()),

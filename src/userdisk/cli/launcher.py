@@ -7,10 +7,12 @@ import logging
 import click
 
 from userdisk.cli.logs import as_json
+from userdisk.cli.names import parse_portal
 from userdisk.errors import UserdiskError
 
 
-def _run() -> int:
+def _run(discovery: str | None) -> int:
+    address = None if discovery is None else parse_portal("--discovery", discovery)[:2]
     try:
         from userdisk.launcher import serving
     except ModuleNotFoundError as error:
@@ -26,7 +28,7 @@ def _run() -> int:
     log = logging.getLogger("userdisk")
     if log.getEffectiveLevel() > logging.INFO:
         log.setLevel(logging.INFO)  # who starts and stops what is always said
-    return serving.run()
+    return serving.run(address)
 
 
 launcher = click.Group(
@@ -37,6 +39,14 @@ launcher = click.Group(
         click.Command(
             "run",
             callback=_run,
+            params=[
+                click.Option(
+                    ["--discovery"],
+                    metavar="ADDR[:PORT]",
+                    help="An iSCSI address that lists the targets of all disks, each at the portal"
+                    " of its own process. Default: none.",
+                )
+            ],
             help="Run the service until a signal. Disks go on without it, and are found again.",
         )
     ],

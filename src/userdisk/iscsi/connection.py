@@ -383,5 +383,4 @@ class Connection:
 
     def _records(self) -> list[Record]:
         """The targets, at the addresses that this initiator can reach (appendix C)."""
-        addresses = self.environment.addresses(Portal(*self.peer.local, self.peer.tag))
-        return [Record(target.name, addresses) for target in self.environment.targets.values()]
+        return self.environment.records(Portal(*self.peer.local, self.peer.tag))

@@ -179,8 +179,14 @@ def reachable(
         if port is not None:
             return [Portal(host, port, reached.tag)]
         return _distinct(each._replace(host=host) for each in (reached, *listen))
+    ours = reached._replace(host=_plain(reached.host))
+    return _distinct([ours, *seen_from(listen, reached)])
+
+
+def seen_from(listen: Sequence[Portal], reached: Portal) -> list[Portal]:
+    """The portals as a client can reach them that has reached us at `reached`."""
     ours = _plain(reached.host)
-    portals = [reached._replace(host=ours)]
+    portals: list[Portal] = []
     for host, port, tag in listen:
         ip = _parse(host)
         if host == "" or (ip is not None and ip.is_unspecified):
@@ -192,7 +198,7 @@ def reachable(
             if came is None or not came.is_loopback:
                 continue
         portals.append(Portal(_plain(host), port, tag))
-    return _distinct(portals)
+    return portals
 
 
 def _distinct(portals: Iterable[Portal]) -> list[Portal]:

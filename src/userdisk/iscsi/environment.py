@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from userdisk.budget import Budget, Buffers
-from userdisk.iscsi.discovery import Portal
+from userdisk.iscsi.discovery import Portal, Record
 from userdisk.iscsi.login import Login, Negotiated, Opened
 from userdisk.iscsi.session import Sessions
 from userdisk.target.target import Target
@@ -32,8 +32,8 @@ class Environment:
     sessions: Sessions
     #: makes the login state machine of a new connection, in the portal group of this tag
     login: Callable[[Callable[[Negotiated], Opened], int], Login]
-    #: TargetAddress values to show to a client that reached this portal
-    addresses: Callable[[Portal], list[str]]
+    #: the targets to show to a client that reached this portal
+    records: Callable[[Portal], list[Record]]
     #: the MaxRecvDataSegmentLength that we declare, in bytes
     max_segment: int
     #: bytes of solicited write data in flight, over all connections

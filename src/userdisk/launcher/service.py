@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from userdisk.errors import UsageError, UserdiskError
 from userdisk.launcher import classes, log_file, places, saved, shims
+from userdisk.launcher.discovery import Discovery
 from userdisk.launcher.instances import Instances, Known, as_instance
 from userdisk.launcher.rights import Caller, Refused, user_name
 from userdisk.launcher.spec import Spec, State, Status
@@ -54,11 +55,20 @@ class Launcher:
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self.discovery = self.console = ""
+        self._discovery: Discovery | None = None
         self._instances = Instances(self._changed)
+
+    def discover(self, listen: tuple[str, int]) -> str:
+        """List all targets at an iSCSI address; returns it. Raises `UsageError`."""
+        self._discovery = Discovery(listen, self._instances.all)
+        self.discovery = self._discovery.address
+        return self.discovery
 
     def close(self) -> None:
         """End the service; the instances go on."""
         self._closing.set()
+        if self._discovery is not None:
+            self._discovery.close()
         self._instances.close()
 
     # -- when the service starts -----------------------------------------------------------------

@@ -25,17 +25,18 @@ _PROBE: Final = 2.0  # seconds
 _STOP_SECONDS: Final = 5
 
 
-def run(path: Path | None = None) -> int:
+def run(discovery: tuple[str, int] | None = None) -> int:
     """Serve the API until a signal; returns the exit status. Blocks; for the main thread.
 
-    Raises `UserdiskError` if another service is there, or the socket cannot be had.
+    `discovery`: an iSCSI address that lists all targets. Raises `UserdiskError` if another service
+    is there, or an address cannot be had.
     """
     sock, own = _activated(), None
     if sock is None:
-        own = path or places.api_socket()
+        own = places.api_socket()
         sock = _listen(own)
     try:
-        asyncio.run(_serve(sock))
+        asyncio.run(_serve(sock, discovery))
     finally:
         sock.close()
         if own is not None:
@@ -44,8 +45,10 @@ def run(path: Path | None = None) -> int:
     return 0
 
 
-async def _serve(sock: socket.socket) -> None:
+async def _serve(sock: socket.socket, discovery: tuple[str, int] | None) -> None:
     api = Api()
+    if discovery is not None:
+        api.launcher.discover(discovery)
     config = uvicorn.Config(
         api.app,
         http=PeerProtocol,

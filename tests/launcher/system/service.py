@@ -30,11 +30,11 @@ class Service:
         self.process: subprocess.Popen[bytes] | None = None
         self.log = stable.folder / "service.log"
 
-    def start(self, **how: Any) -> Client:
+    def start(self, *options: str, **how: Any) -> Client:
         """Start it and wait until it answers."""
         with open(self.log, "ab") as log:
             self.process = process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "userdisk", "launcher", "run"],
+                [sys.executable, "-P", "-m", "userdisk", "launcher", "run", *options],
                 stdout=log,
                 stderr=log,
                 **how,

@@ -23,6 +23,8 @@ pytest.importorskip("uvicorn")
 
 from tests.launcher.system.service import Service, service_in
 from userdisk import control
+from userdisk.initiator_client import discover
+from userdisk.iscsi.initiator_login import Settings
 from userdisk.launcher import places, shims
 from userdisk.launcher.client import Client, Failed, instance_path
 
@@ -376,6 +378,53 @@ def test_many_disks_are_listed_at_once(service: Service) -> None:
     assert sorted(states.values()) == ["failed"] + ["running"] * (len(names) - 1)
     for name in names:
         service.cli("stop", "ram", name)
+
+
+def test_one_address_lists_the_targets_of_all(service: Service) -> None:
+    client = service.start("--discovery", "127.0.0.1:0")
+    host, port = client.get("/v1/service")["discovery"].split(":")
+    settings = Settings("iqn.2026-11.io.userdisk:test")
+    assert discover((host, int(port)), settings) == {}
+    for name in ("one", "two"):
+        service.cli("start", "ram", name, "1M")
+    found = discover((host, int(port)), settings)
+    for each in client.get("/v1/instances")["instances"]:
+        assert found.pop(each["target"]) == [f"{each['portal']},1"]
+    assert found == {}
+    service.cli("stop", "ram", "one")
+    assert len(discover((host, int(port)), settings)) == 1
+    service.cli("stop", "ram", "two")
+
+
+def test_systemd_hands_the_socket_over_and_is_told(service: Service) -> None:
+    path = service.stable.folder / "s"
+    told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    told.bind(str(path))
+    told.settimeout(60)
+    folder = service.stable.folder / "run" / "launcher"
+    folder.mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX) as listener:
+        with control.short(folder / "api") as name:
+            listener.bind(name)
+        listener.listen()
+        script = (
+            "import os, sys; fd = int(sys.argv[1]); os.dup2(fd, 3); os.set_inheritable(3, True);"
+            "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1');"
+            "os.execv(sys.executable, [sys.executable, '-P', '-m', 'userdisk', 'launcher', 'run'])"
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, str(listener.fileno())],
+            pass_fds=[listener.fileno()],
+            env={**os.environ, "NOTIFY_SOCKET": str(path)},
+        )
+        service.process = process
+        assert told.recv(100) == b"READY=1"
+        service.cli("launchctl", "list")
+        process.terminate()
+        assert told.recv(100) == b"STOPPING=1"
+        assert process.wait(60) == 0
+        assert (folder / "api").exists(), "it belongs to systemd"
+    told.close()
 
 
 def test_no_wait_answers_at_once(service: Service) -> None:
