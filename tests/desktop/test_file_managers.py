@@ -92,7 +92,7 @@ def test_double_click_and_eject(
     wait_for("end of it", lambda: not session.windows("^the disk$"))
     _until(eject, lambda: not launcher.instances)
     ejects = [path for method, path, _ in launcher.requests if method == "DELETE"]
-    assert ejects == ["/v1/instances/image.0?force=false"]
+    assert ejects == ["/v1/instances/image.0?force=false&timeout=120.0"]
 
 
 def test_what_went_wrong_is_shown_in_a_window(

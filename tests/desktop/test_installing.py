@@ -227,6 +227,23 @@ def test_endings(home: Path, installer: Installer) -> None:
     assert any("*.iso stays a/b" in remark for remark in remarks)
 
 
+def test_endings_that_are_patterns_are_left_out(home: Path, installer: Installer) -> None:
+    odd = [".*", ".?", ".[a]", ".a b", ".", "", ".x/y", ".tar.gz"]
+    dataclasses.replace(installer, extensions=odd).install()
+    text = (home / ".local/share/mime/packages/userdisk.xml").read_text()
+    assert text.count("<glob") == 1 and "*.rawdisk" in text
+
+
+def test_endings_stay_while_the_launcher_does_not_run(home: Path, installer: Installer) -> None:
+    odd = dataclasses.replace(installer, extensions=[".vault", ".a&b", ".it's", '."q"'])
+    odd.install()
+    later = dataclasses.replace(installer, extensions=[])
+    assert all(each.well for each in later.status())
+    before = (home / ".local/share/mime/packages/userdisk.xml").read_bytes()
+    later.install()
+    assert (home / ".local/share/mime/packages/userdisk.xml").read_bytes() == before
+
+
 def test_a_record_that_cannot_be_understood(home: Path, installer: Installer) -> None:
     installer.install()
     (home / ".local/state/userdisk/desktop.json").write_text("[]")

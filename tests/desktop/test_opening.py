@@ -204,7 +204,7 @@ def test_eject_of_what_is_in_use(two: Two, image: Path) -> None:
         eject(str(image), two.launchers, force=False)
     del two.system.refuse["DELETE"]
     eject(str(image), two.launchers, force=True)
-    assert two.system.requests[-1][1].endswith("?force=true")
+    assert two.system.requests[-1][1].endswith("?force=true&timeout=120.0")
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 500, 503])

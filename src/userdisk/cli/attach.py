@@ -20,7 +20,8 @@ from userdisk.cli.attaching import task
 from userdisk.cli.listing import list_, short_size
 from userdisk.cli.logs import as_json
 from userdisk.cli.seconds import Seconds
-from userdisk.cli.units import UNIT_HELP, UNIT_OPTIONS, UnitOptions
+from userdisk.cli.unit_options import UnitOptions
+from userdisk.cli.units import UNIT_HELP, UNIT_OPTIONS
 from userdisk.errors import UsageError, UserdiskError
 
 _SECONDS = Seconds(min=0.1, max=86400)
@@ -133,7 +134,7 @@ def _undo(attached: Attached) -> None:
 
 
 def _eject(target: str, force: bool, timeout: float) -> None:
-    if (name := _ejected_by_launcher(target, force)) is not None:
+    if (name := _ejected_by_launcher(target, force, timeout)) is not None:
         click.echo(f"{name} is ejected")
         return
     if hasattr(os, "geteuid") and os.geteuid() != 0:
@@ -144,7 +145,7 @@ def _eject(target: str, force: bool, timeout: float) -> None:
     click.echo(f"{entry.record.unit} is ejected")
 
 
-def _ejected_by_launcher(target: str, force: bool) -> str | None:
+def _ejected_by_launcher(target: str, force: bool, timeout: float) -> str | None:
     """What a launcher has there is the launcher's to eject, for root, too; None if it has nothing.
 
     That works for whoever may stop it.
@@ -153,7 +154,7 @@ def _ejected_by_launcher(target: str, force: bool) -> str | None:
     from userdisk.desktop.launchers import launchers
 
     try:
-        return opening.eject(target, launchers(), force=force)
+        return opening.eject(target, launchers(), force=force, timeout=timeout)
     except opening.Unknown:
         return None
 

@@ -15,7 +15,7 @@ import click
 from userdisk.desktop import notify, opening
 from userdisk.desktop.installing import Installer
 from userdisk.desktop.places import places
-from userdisk.errors import UserdiskError
+from userdisk.errors import UsageError, UserdiskError
 
 _OPEN_SECONDS = 3.0
 
@@ -44,16 +44,16 @@ def _each(files: Sequence[str], act: Callable[[str, Sequence[opening.Launcher]],
     """Do it for every file; a person without a terminal sees what went wrong, too."""
     from userdisk.desktop.launchers import launchers
 
-    failed = False
+    statuses = {0}
     for path in files:
         try:
             act(path, launchers())
-        except UserdiskError as error:
-            failed = True
+        except (UserdiskError, OSError) as error:
+            statuses.add(2 if isinstance(error, UsageError) else 1)
             click.echo(f"userdisk: {error}", err=True)
             if notify.wanted():
                 notify.tell(str(error))
-    return 1 if failed else 0
+    return 1 if 1 in statuses else max(statuses)
 
 
 def _show(folder: str) -> None:

@@ -128,7 +128,10 @@ class Installer:
 
     def _own(self) -> list[OwnFile]:
         folders = [*self.places.other_data, self.places.data]
-        extensions = mime_types.own_extensions(self.extensions, folders)
+        before = mime_types.extensions_in(files.read(mime_types.package(self.places.data)) or "")
+        # A launcher that does not run now may have classes for what was installed before.
+        wanted = [*before, *self.extensions]
+        extensions = sorted(mime_types.own_extensions(wanted, folders))
         found = pieces.own_files(self.places, self.program, extensions)
         return found if self.classes is None else [*found, pieces.image_class(self.classes)]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from userdisk import control
-from userdisk.desktop.opening import Absent, Disk, DiskClass, Refused
+from userdisk.desktop.opening import EJECT_SECONDS, Absent, Disk, DiskClass, Refused
 from userdisk.errors import UserdiskError
 from userdisk.launcher.client import Client, Failed, instance_path
 from userdisk.launcher.places import api_sockets, classes_folder
@@ -47,9 +47,10 @@ class RealLauncher:
                 return None
             raise
 
-    def eject(self, disk: Disk, force: bool) -> None:
-        """Unmount, flush and stop it."""
-        self._ask("DELETE", instance_path(disk.id), query={"force": force})
+    def eject(self, disk: Disk, force: bool, timeout: float = EJECT_SECONDS) -> None:
+        """Unmount, flush and stop it; `timeout`: seconds that it may take to write."""
+        query = {"force": force, "timeout": timeout}
+        self._ask("DELETE", instance_path(disk.id), query=query)
 
     def _ask(
         self,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
-from xml.sax.saxutils import quoteattr
+from xml.sax.saxutils import quoteattr, unescape
 
 #: What userdisk calls an image that nothing else has a name for.
 OWN_TYPE: Final = "application/vnd.userdisk.disk-image"
@@ -18,6 +19,8 @@ EXTENSIONS: Final = (".rawdisk", ".img")
 
 _PACKAGE: Final = "userdisk.xml"
 _MAX_GLOBS: Final = 8 << 20
+_PLAIN: Final = re.compile(r"\.[^\s*?\[\]\\/.]+")
+_GLOB: Final = re.compile(r'<glob pattern=(?:"|\')\*([^\n]*)(?:"|\')/>')
 
 
 def package(folder: Path) -> Path:
@@ -44,9 +47,13 @@ def known_types(folders: Iterable[Path], extension: str) -> set[str]:
 
 
 def own_extensions(extensions: Iterable[str], folders: Sequence[Path]) -> list[str]:
-    """Those that no type has yet: ours gets them, and takes none from another."""
+    """Those that no type has yet: ours gets them, and takes none from another.
+
+    What a pattern would take for more than itself is left out.
+    """
     every = dict.fromkeys([*EXTENSIONS, *(each.lower() for each in extensions)])
-    return [each for each in every if not known_types(folders, each)]
+    plain = [each for each in every if _PLAIN.fullmatch(each)]
+    return [each for each in plain if not known_types(folders, each)]
 
 
 def taken(extensions: Iterable[str], folders: Sequence[Path]) -> dict[str, str]:
@@ -57,6 +64,11 @@ def taken(extensions: Iterable[str], folders: Sequence[Path]) -> dict[str, str]:
         for each, kinds in types.items()
         if kinds and not kinds.intersection(RAW_TYPES)
     }
+
+
+def extensions_in(text: str) -> list[str]:
+    """The endings that a text of `xml` has."""
+    return [unescape(each, {"&quot;": '"'}) for each in _GLOB.findall(text)]
 
 
 def xml(extensions: Iterable[str], remark: str) -> str:

@@ -17,6 +17,7 @@ from userdisk.errors import UsageError, UserdiskError
 
 _T = TypeVar("_T")
 
+EJECT_SECONDS: Final = 120.0
 _COMING_SECONDS: Final = 120.0
 _LOOK_SECONDS: Final = 0.2
 _LOOKS: Final = 10
@@ -72,8 +73,8 @@ class Launcher(Protocol):
         """Start the disk of an image, up to its mount; None if it runs already."""
         ...
 
-    def eject(self, disk: Disk, force: bool) -> None:
-        """Unmount, flush and stop it."""
+    def eject(self, disk: Disk, force: bool, timeout: float = EJECT_SECONDS) -> None:
+        """Unmount, flush and stop it; `timeout`: seconds that it may take to write."""
         ...
 
 
@@ -127,18 +128,20 @@ def open_image(path: str, launchers: Sequence[Launcher]) -> str:
     return _first(path, launchers, opened, nothing)
 
 
-def eject(path: str, launchers: Sequence[Launcher], *, force: bool) -> str:
+def eject(
+    path: str, launchers: Sequence[Launcher], *, force: bool, timeout: float = EJECT_SECONDS
+) -> str:
     """Eject the disk that is mounted on a folder, whose image a file is, or that has this id.
 
-    Blocks. Returns its name. Raises `UserdiskError`: it is in use; `Unknown`: it is no disk of
-    these launchers.
+    `timeout`: seconds that it may take to write. Blocks. Returns its name. Raises `UserdiskError`:
+    it is in use; `Unknown`: it is no disk of these launchers.
     """
     real = os.path.realpath(path)
 
     def ejected(launcher: Launcher) -> str | None:
         for disk in launcher.disks():
             if real in (disk.name, *disk.mountpoints) or path == disk.id:
-                launcher.eject(disk, force)
+                launcher.eject(disk, force, timeout)
                 return disk.name
         return None
 
