@@ -11,7 +11,6 @@ import contextlib
 import socket
 import struct
 import threading
-from multiprocessing import connection as pipes
 from typing import Any, Protocol
 
 from userdisk.errors import UsageError, UserdiskError
@@ -73,14 +72,14 @@ class NamedPipeListener:
         """Stop listening."""
         self._closing = True
         with contextlib.suppress(OSError):  # wakes who waits in accept
-            pipes.Client(self.address, self._family).close()
+            _pipes().Client(self.address, self._family).close()
         self._listener.close()
 
 
 def connect(address: str, *, family: str = _FAMILY) -> socket.socket:
     """A socket to the device behind a named pipe. Raises UserdiskError."""
     try:
-        pipe: Any = pipes.Client(address, family)
+        pipe: Any = _pipes().Client(address, family)
     except ValueError:
         raise UserdiskError(f"{address}: only Windows has named pipes") from None
     except OSError as error:
@@ -90,9 +89,17 @@ def connect(address: str, *, family: str = _FAMILY) -> socket.socket:
 
 def _listener(address: str, family: str) -> Any:
     """Raises ValueError where there are no such pipes."""
+    pipes = _pipes()
     if family == _FAMILY and hasattr(pipes, "PipeListener"):
         return local_only(pipes.PipeListener, vars(pipes)["_winapi"])(address)
     return pipes.Listener(address, family)
+
+
+def _pipes() -> Any:
+    """The standard library's pipes, imported where they are used: every server imports this."""
+    from multiprocessing import connection
+
+    return connection
 
 
 def local_only(base: Any, winapi: Any) -> Any:

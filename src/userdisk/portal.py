@@ -12,19 +12,20 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
-import ssl
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from userdisk import protocol, transport
 from userdisk.counters import Tally
 from userdisk.listening import Address, Listens, listen
 from userdisk.tapped_stream import Observer, Taps
-from userdisk.tls_stream import TlsStream
 from userdisk.transport import PlainStream, Stream, Waker
+
+if TYPE_CHECKING:
+    import ssl
 
 log = logging.getLogger("userdisk")
 
@@ -204,6 +205,8 @@ class Owner:
 
     def _secure(self) -> Stream:
         """All that follows is encrypted."""
+        from userdisk.tls_stream import TlsStream  # a quarter of what a server's start costs
+
         assert self._context is not None, "a protocol that has TLS needs a context"
         self._stream = self._taps.on(TlsStream(self._sock, self._context))
         self.connection.secured()

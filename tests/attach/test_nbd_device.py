@@ -12,7 +12,8 @@ import pytest
 
 from tests.attach.conftest import wait_until
 from tests.kit.units import RamUnit
-from userdisk.attach.nbd_device import Disk, NbdDevice
+from userdisk.attach.disk import Disk
+from userdisk.attach.nbd_device import NbdDevice
 from userdisk.errors import Aborted, HardwareError, MediumError, OutOfSpace, UserdiskError
 from userdisk.gate import Gate
 from userdisk.nbd.export import Export

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from userdisk.cli import names
-from userdisk.cli.units import unit_name
+from userdisk.cli.unit_options import unit_name
 from userdisk.errors import UsageError
 
 

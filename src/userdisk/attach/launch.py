@@ -13,13 +13,15 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from userdisk import attach
 from userdisk.attach import eject, state
-from userdisk.attach.process import Source, Task, hold
 from userdisk.attach.state import Folder, Record
 from userdisk.errors import UsageError, UserdiskError
+
+if TYPE_CHECKING:
+    from userdisk.attach.process import Source, Task
 
 _MAX_REPORT: Final = 64 << 10
 _STOP_SECONDS: Final = 5.0
@@ -109,6 +111,8 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 def main(task: Task, source: Source | None = None) -> int:
     """The other end: hold the task's disk, and report on standard output once. Exit status."""
+    from userdisk.attach.process import hold  # who only launches does not need it
+
     pipe = os.dup(sys.stdout.fileno())  # the log takes its place
 
     def report(message: Mapping[str, Any]) -> None:

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from userdisk.attach.device import Done
+from userdisk.attach.disk import Disk
 from userdisk.attach.nbd_requests import (
     CHANGING,
     COMMANDS,
@@ -45,18 +46,6 @@ WAIT: Final = 30.0  #: seconds until the unit's process must have come back
 
 _GROUP: Final = 64  # changes repeated at a time,
 _GROUP_BYTES: Final = 4 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Disk:
-    """What the unit's process serves, as it said at its start. Lengths are in bytes."""
-
-    export: str  #: the name of the export: the unit's GUID, so that it is no other disk
-    size: int
-    block_length: int
-    read_only: bool
-    unmaps: bool  #: see `BlockDevice.unmaps`
-    persistent: bool  #: what was flushed is there when another process opens the unit
 
 
 class _Task:

@@ -25,7 +25,8 @@ from typing import Any, Protocol
 from userdisk import attach, errors
 from userdisk.attach import daemon, release, state
 from userdisk.attach.device import BlockDevice
-from userdisk.attach.nbd_device import WAIT, Disk, NbdDevice
+from userdisk.attach.disk import Disk
+from userdisk.attach.nbd_device import WAIT, NbdDevice
 from userdisk.attach.resize import Resizing
 from userdisk.attach.state import Folder, Record
 from userdisk.attach.unit_process import UnitProcess

@@ -9,7 +9,7 @@ from typing import Any
 
 from userdisk.attach.launch import main as hold_and_report
 from userdisk.attach.process import Task
-from userdisk.cli.units import unit_name
+from userdisk.cli.unit_options import unit_name
 
 
 def task(request: Mapping[str, Any], *, foreground: bool = False) -> Task:

@@ -21,8 +21,8 @@ from userdisk.cli.names import portal_text, target_names
 from userdisk.cli.nbd_offer import offers_of
 from userdisk.cli.resizing import Served, have_followed, verbs
 from userdisk.cli.secrets import find_credentials
+from userdisk.cli.unit_options import UnitOptions, unit_name
 from userdisk.cli.unit_process import again, disk_of, interrupt, line_of, start
-from userdisk.cli.units import UnitOptions, unit_name
 from userdisk.errors import UsageError, UserdiskError
 from userdisk.gate import Gate
 from userdisk.identity import identity_of

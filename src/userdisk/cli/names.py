@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from userdisk.cli.units import unit_name
+from userdisk.cli.unit_options import unit_name
 from userdisk.errors import UsageError
 
 DEFAULT_PORT = 3260

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
 from userdisk.cli.names import parse_portal, portal_text
-from userdisk.cli.units import unit_name
+from userdisk.cli.unit_options import unit_name
 from userdisk.errors import UsageError
 
 if TYPE_CHECKING:

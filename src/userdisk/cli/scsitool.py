@@ -14,7 +14,8 @@ from typing import Any
 import click
 
 from userdisk.cli.seconds import Seconds
-from userdisk.cli.units import SERVED_UNIT_OPTIONS, UnitOptions
+from userdisk.cli.unit_options import UnitOptions
+from userdisk.cli.units import SERVED_UNIT_OPTIONS
 from userdisk.errors import UsageError
 
 _HELP = """Ask a SCSI disk, ours or somebody else's.

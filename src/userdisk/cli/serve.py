@@ -41,7 +41,8 @@ from userdisk.cli.observing import Observing
 from userdisk.cli.pipe_offer import pipe_paths, pipe_text
 from userdisk.cli.running import Signals
 from userdisk.cli.secrets import find_credentials
-from userdisk.cli.units import SERVED_UNIT_OPTIONS, UNIT_HELP, UnitOptions, unit_name
+from userdisk.cli.unit_options import UnitOptions, unit_name
+from userdisk.cli.units import SERVED_UNIT_OPTIONS, UNIT_HELP
 from userdisk.errors import StorageError, UsageError, UserdiskError
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ from typing import Any
 
 from userdisk import control
 from userdisk.attach import daemon, state
-from userdisk.attach.nbd_device import Disk
+from userdisk.attach.disk import Disk
 from userdisk.attach.state import Folder
 from userdisk.attach.unit_process import Told
 from userdisk.cli.resizing import Served, have_followed, verbs
-from userdisk.cli.units import UnitOptions, unit_name
+from userdisk.cli.unit_options import UnitOptions, unit_name
 from userdisk.errors import UsageError, UserdiskError
 from userdisk.gate import Gate
 from userdisk.identity import identity_of
