@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 import click
 
@@ -31,6 +32,34 @@ def _run(discovery: str | None) -> int:
     return serving.run(address)
 
 
+def _install(user: bool) -> None:
+    from userdisk.launcher import systemd
+
+    command = [sys.executable, "-P", "-m", "userdisk", "launcher", "run"]
+    paths = ", ".join(map(str, systemd.files(command, user=user)))
+    todo = systemd.install(command, user=user)
+    click.echo(f"written: {paths}")
+    _say_todo(todo)
+
+
+def _uninstall(user: bool) -> None:
+    from userdisk.launcher import systemd
+
+    todo = systemd.uninstall(user=user)
+    click.echo("removed; disks that run go on")
+    _say_todo(todo)
+
+
+def _say_todo(commands: list[str]) -> None:
+    click.echo("now type")
+    for line in commands:
+        click.echo(f"  {line}")
+
+
+_USER = click.Option(
+    ["--user"], is_flag=True, help="For this user alone, without root; else for the system."
+)
+
 launcher = click.Group(
     "launcher",
     help="The service that starts, supervises and stops disks.\n\nIts classes say which kinds of"
@@ -48,7 +77,14 @@ launcher = click.Group(
                 )
             ],
             help="Run the service until a signal. Disks go on without it, and are found again.",
-        )
+        ),
+        click.Command(
+            "install",
+            callback=_install,
+            params=[_USER],
+            help="Write systemd's unit files: a socket, and the service behind it.",
+        ),
+        click.Command("uninstall", callback=_uninstall, params=[_USER], help="Remove these files."),
     ],
 )
 
