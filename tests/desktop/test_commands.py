@@ -71,8 +71,8 @@ def test_each_file_is_tried(
 def test_without_a_launcher(image: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["open", image]) == 1
     assert capsys.readouterr().err == (
-        f"userdisk: {image}: no launcher runs; `sudo userdisk launcher install` starts the"
-        " system's\n"
+        f"userdisk: {image}: no launcher runs; `sudo userdisk launcher install` makes one of the"
+        " system\n"
     )
     assert main(["desktop", "eject", image]) == 1
 

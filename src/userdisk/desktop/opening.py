@@ -22,7 +22,7 @@ _COMING_SECONDS: Final = 120.0
 _LOOK_SECONDS: Final = 0.2
 _LOOKS: Final = 10
 _ADD_CLASS: Final = "`sudo userdisk desktop install --system` adds one for images"
-_NO_LAUNCHER: Final = "no launcher runs; `sudo userdisk launcher install` starts the system's"
+_NO_LAUNCHER: Final = "no launcher runs; `sudo userdisk launcher install` makes one of the system"
 
 
 class Absent(UserdiskError):
