@@ -32,6 +32,8 @@ _CHECK_CONDITION = 2
 class _Command(Task):
     """A command that knows its operation."""
 
+    __slots__ = ("op",)  # there are many: no dictionary for each
+
     op: Op
     others: list[int] | None = None  #: how many more commands of the same operation must end
 
@@ -135,8 +137,18 @@ class DirectPort:
 
     def collect(self) -> list[Op]:
         """See `Port.collect`."""
-        end = self._disk.end
-        return [op for task in self._initiator.completed() if (op := end(task)) is not None]
+        ended: list[Op] = []
+        append, end = ended.append, self._disk.end
+        for task in self._initiator.completed():
+            assert type(task) is _Command
+            if task.status or task.response or task.others is not None:
+                if (whole := end(task)) is not None:
+                    append(whole)
+            else:
+                op = task.op
+                op.result = task.data
+                append(op)
+        return ended
 
     def close(self, *, stuck: bool = False) -> None:
         """See `Port.close`."""
