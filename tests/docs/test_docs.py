@@ -100,7 +100,8 @@ def test_options_exist(document: Path) -> None:
         assert command is not None
         several = getattr(command, "commands", {}).values()  # of a group
         for each in (command, *several):
-            known |= {option for parameter in each.params for option in parameter.opts}
+            for parameter in each.params:
+                known |= {*parameter.opts, *parameter.secondary_opts}
     spans = re.findall(r"`([^`\n]+)`", document.read_text())
     for span in spans:
         if span.startswith(("--", "userdisk ")):
