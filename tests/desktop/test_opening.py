@@ -143,8 +143,9 @@ def test_a_disk_that_cannot_be_mounted(two: Two, image: Path) -> None:
 def test_a_failure_is_not_tried_elsewhere(two: Two, image: Path) -> None:
     """The image is somebody's, or damaged: another launcher would make it no better."""
     two.system.refuse["POSTinstances"] = (500, "the image is in use")
-    with pytest.raises(UserdiskError, match="the image is in use"):
+    with pytest.raises(UserdiskError, match="the image is in use") as caught:
         open_image(str(image), two.launchers)
+    assert str(caught.value).startswith(f"{image}: ")
     assert two.own.requests == []
 
 

@@ -187,6 +187,11 @@ def _first(
             continue
         except Refused as error:
             refusals.append(str(error))
+        except UserdiskError as error:
+            if path in str(error) or os.path.realpath(path) in str(error):
+                raise
+            kind = UsageError if isinstance(error, UsageError) else UserdiskError
+            raise kind(f"{path}: {error}") from None
         else:
             if found is not None:
                 return found
