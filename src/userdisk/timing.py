@@ -16,6 +16,7 @@ from userdisk.operation import Kind, Operation
 
 #: Inline operations for each one that is timed, about.
 EVERY: Final = 64
+_TURNS = 7  # by which the distance varies: what goes in step with it would be seen always or never
 
 _OCTAVES = 26
 #: The ends of all buckets but the last, in microseconds: 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4, 6, ...
@@ -84,7 +85,17 @@ class Sampler:
         clock: seconds.
     """
 
-    __slots__ = ("_batch", "_total", "active", "arrived", "clock", "next", "position", "sample")
+    __slots__ = (
+        "_batch",
+        "_total",
+        "_turn",
+        "active",
+        "arrived",
+        "clock",
+        "next",
+        "position",
+        "sample",
+    )
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock
@@ -95,6 +106,7 @@ class Sampler:
         #: the operation that was timed, and is not counted yet: what it was, when it began, ended
         self.sample: tuple[Kind, float, float] | None = None
         self._batch = self._total = 0  # of the last sample
+        self._turn = 0
 
     def begin(self, batch: int) -> None:
         """The batch with this number was received: the next one to be timed, or a later one."""
@@ -122,7 +134,8 @@ class Sampler:
         self._batch, self._total = self.next, total
         if operations > 0 < batches:  # else it was another unit's
             each = max(operations // batches, 1)
-            self.position = self.next * 7 % each  # 7: not always the same place
-            self.next += max(EVERY // each, 1)
+            self._turn = turn = (self._turn + 3) % _TURNS
+            self.position = self.next * _TURNS % each
+            self.next += max((EVERY + turn - _TURNS // 2) // each, 1)
         else:
             self.next += 1
