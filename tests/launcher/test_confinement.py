@@ -49,7 +49,7 @@ def files(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 def test_without_limits_nothing_is_confined(tmp_path: Path) -> None:
     confinement = Confinement(Limits(), "", "x", mounted=tmp_path, own="0::/a.slice/b.service\n")
     assert confinement.command(["prog"]) == ["prog"]
-    assert confinement.environment() == {} and confinement.note == ""
+    assert confinement.environment({"A": "b"}) == {"A": "b"} and confinement.note == ""
     confinement.close()
 
 

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from userdisk.errors import UserdiskError
+
+
+class Gone(UserdiskError):
+    """The unit's process does not come back."""
+
 
 @dataclass(frozen=True, slots=True)
 class Disk:

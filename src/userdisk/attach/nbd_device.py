@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from userdisk.attach.device import Done
-from userdisk.attach.disk import Disk
+from userdisk.attach.disk import Disk, Gone
 from userdisk.attach.nbd_requests import (
     CHANGING,
     COMMANDS,
@@ -374,6 +374,9 @@ class NbdDevice:
         while (left := deadline - time.monotonic()) > 0:
             try:
                 client = self._connect_again(left)
+            except Gone as error:
+                self._give_up(f"{why}; {error}")
+                return
             except UserdiskError as error:
                 log.error("it is not back: %s", error)
                 time.sleep(min(pause, max(deadline - time.monotonic(), 0)))
@@ -390,6 +393,8 @@ class NbdDevice:
     def _connect_again(self, left: float) -> Client:
         try:
             self._revive(left)
+        except Gone:
+            raise
         except UserdiskError:
             with contextlib.suppress(UserdiskError):  # somebody else may have started one
                 return self._connect()

@@ -31,6 +31,7 @@ from userdisk.nbd.export import Export
 from userdisk.server import Server
 from userdisk.target.logical_unit import LogicalUnit
 from userdisk.target.target import Target
+from userdisk.telemetry import verbs as watching
 from userdisk.unit import StorageUnit
 
 log = logging.getLogger("userdisk")
@@ -142,14 +143,17 @@ class _Offer:
             "portal": portal,
             "target": self._target if self._iscsi else "",
             "nbd_uri": nbd.uri,
+            "control": str(control.folder() / str(os.getpid())),
         }
 
     @contextlib.contextmanager
     def control(self) -> Iterator[None]:
         """The socket on which the unit can be asked."""
         names = [self._export.name, self._target]
+        answers = verbs([Served(self._spec, self._gate, names)])
+        answers |= watching.verbs(self.server, [(self._gate.name, self._gate)])
         try:
-            answering = control.Control(verbs([Served(self._spec, self._gate, names)]))
+            answering = control.Control(answers)
         except (UserdiskError, OSError) as error:
             log.warning("the disk cannot be asked, nor resized: %s", error)
             yield

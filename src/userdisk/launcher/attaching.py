@@ -13,15 +13,17 @@ from typing import Any, Final
 
 from userdisk import control
 from userdisk.attach import state
+from userdisk.attach.disk import Gone
 from userdisk.attach.launch import main as hold_and_report
 from userdisk.attach.nbd_device import WAIT
 from userdisk.attach.process import Task
 from userdisk.control import Answer
 from userdisk.errors import UserdiskError
 from userdisk.launcher import sockets
-from userdisk.launcher.spec import read_spec, read_status
+from userdisk.launcher.spec import read_spec
 
 _PATIENCE: Final = 3600.0
+_LOST_SECONDS: Final = 60.0
 _MARGIN: Final = 5.0  # seconds more than the shim itself waits
 _LONGEST_SOCKET: Final = 100  # bytes
 
@@ -31,6 +33,7 @@ class HeldUnit:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._pid = 0  # of the process that was seen last
         self._descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         path = str(folder / sockets.NBD)
         if len(os.fsencode(path)) > _LONGEST_SOCKET:
@@ -45,23 +48,30 @@ class HeldUnit:
 
     def start(self) -> Mapping[str, Any]:
         """See `Source`."""
-        timeout = read_spec(self._folder).start_timeout
+        return self._report(read_spec(self._folder).start_timeout)
+
+    def _report(self, timeout: float) -> dict[str, Any]:
         answer = self._ask("unit", timeout + _MARGIN, timeout=timeout)
-        report = answer["report"]
-        assert isinstance(report, dict)
+        report = answer.get("report")
+        if not isinstance(report, dict):
+            raise Gone(str(answer.get("gone")))
+        self._pid = report["pid"]
         return report
 
     def revive(self, timeout: float) -> None:
         """See `Source`."""
-        self._ask("unit", timeout + _MARGIN, timeout=timeout)
+        self._report(timeout)
 
     def lost(self) -> str:
         """See `Source`."""
-        return read_status(self._folder).last_error or "the unit's process has gone"
+        try:
+            return str(self._ask("lost", _LOST_SECONDS, pid=self._pid)["reason"])
+        except UserdiskError as error:
+            return str(error)
 
     def pid(self) -> int:
         """See `Source`."""
-        return read_status(self._folder).unit_pid
+        return self._pid
 
     def stop(self) -> str:
         """See `Source`: the shim closes it."""

@@ -19,7 +19,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -111,14 +111,20 @@ class Confinement:
         }
         return [sys.executable, "-I", "-S", confined.__file__, json.dumps(how), *command]
 
-    def environment(self) -> dict[str, str]:
-        """What is other for the user: variables that go with the name."""
+    def environment(self, inherited: Mapping[str, str]) -> dict[str, str]:
+        """The variables of the user, out of those of this process."""
         user = self.user
         if user is None:
-            return {}
-        own = {"HOME": user.home, "USER": user.name, "LOGNAME": user.name}
+            return dict(inherited)
+        kept = {
+            name: value
+            for name, value in inherited.items()
+            if not name.startswith(("XDG_", "USERDISK_"))  # folders that are not the user's
+        }
         runtime = f"/run/user/{user.uid}"
-        return own | ({"XDG_RUNTIME_DIR": runtime} if os.path.isdir(runtime) else {})
+        if os.path.isdir(runtime):
+            kept["XDG_RUNTIME_DIR"] = runtime
+        return kept | {"HOME": user.home, "USER": user.name, "LOGNAME": user.name}
 
     def out_of_memory(self) -> bool:
         """Whether the kernel has killed a process for its memory since the last call."""

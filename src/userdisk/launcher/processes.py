@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from userdisk import control
 from userdisk.attach import state
 from userdisk.attach.unit_process import UnitProcess
 from userdisk.errors import UsageError, UserdiskError
@@ -56,6 +55,7 @@ class Processes:
         self._ended = ended
         self._program: subprocess.Popen[bytes] | None = None
         self._unit_pid = 0
+        self._control = ""  # its control socket
         self._cancelled = threading.Event()
         directory = spec.directory or "/"
         if not os.path.isdir(directory):
@@ -65,7 +65,7 @@ class Processes:
             log.note(confinement.note)
         self._how: dict[str, Any] = {
             "stderr": log.descriptor,
-            "env": {**children.environment(), **confinement.environment(), **spec.environment},
+            "env": {**confinement.environment(children.environment()), **spec.environment},
             "cwd": directory,
         }
         descriptors = {name: sock.fileno() for name, sock in held.items()}
@@ -103,13 +103,19 @@ class Processes:
         if self._spec.program:
             self._start_program(deadline)
         self._refuse_cancelled()
-        return self._unit.start(max(deadline - time.monotonic(), 0.1))
+        report = self._unit.start(max(deadline - time.monotonic(), 0.1))
+        self._control = report["control"]
+        return report
 
     def cancel(self) -> None:
         """See to it that no `start` goes on, nor begins. From any thread; does not block."""
         self._cancelled.set()
         if self._unit_pid:
             _end_late(self._unit_pid, self._spec.stop_timeout)
+
+    def kill_unit(self) -> None:
+        """Kill the unit's process, as if it had died. From any thread; does not block."""
+        _signal(self._unit_pid, signal.SIGKILL)
 
     def has_ended(self, what: str) -> bool:
         """Whether it is true of the processes that are meant to run now."""
@@ -168,7 +174,7 @@ class Processes:
         if self._unit_pid:
             children.end_session(self._unit_pid)
             with contextlib.suppress(OSError):  # of one that was killed
-                (control.folder() / str(self._unit_pid)).unlink()
+                Path(self._control).unlink()
         self._unit_pid = 0
         ended = children.end_strays(self.kept)
         if ended:

@@ -43,6 +43,8 @@ SHIM: Final = "shim"  #: the control socket in the instance's folder
 _LONGEST_WAIT: Final = 3600.0
 _STOP_SECONDS: Final = 86400.0
 _ANSWER_SECONDS: Final = 5.0
+_LOST_SECONDS: Final = 1.0
+_KILL_SECONDS: Final = 30.0
 _LAST_LINES: Final = 20
 _LAST_LENGTH: Final = 200
 
@@ -66,7 +68,13 @@ class Shim:
         self._sockets = self._listen(given)
         self._processes = Processes(self._spec, folder, self._sockets, self._log, self._events.put)
         self._attached = Attached(self._spec, folder, self._note_attached)
-        verbs = {"status": self._say, "stop": self._stop, "unit": self._unit, "log": self._tail}
+        verbs = {
+            "status": self._say,
+            "stop": self._stop,
+            "unit": self._unit,
+            "lost": self._lost,
+            "log": self._tail,
+        }
         self._control = Control(verbs, folder / SHIM)
 
     def _listen(self, given: Spec) -> dict[str, socket.socket]:
@@ -189,6 +197,7 @@ class Shim:
                 portal=report["portal"],
                 target=report["target"],
                 nbd_uri=report["nbd_uri"],
+                control=report["control"],
                 **more,
             )
 
@@ -200,6 +209,7 @@ class Shim:
                 state=State.RESTARTING,
                 unit_pid=0,
                 program_pid=0,
+                control="",
                 exit_status=status,
                 last_error=reason,
             )
@@ -250,12 +260,26 @@ class Shim:
         with self._changed:
             while not self._report:
                 if self._given_up or self._status.state in (State.FAILED, State.ENDED):
-                    raise UserdiskError(self._status.last_error or "the disk is being stopped")
+                    return {"gone": self._status.last_error or "the disk is being stopped"}
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise UserdiskError(self._status.last_error or "the unit is not ready yet")
                 self._changed.wait(left)
             return {"report": self._report}
+
+    def _lost(self, request: Mapping[str, object]) -> Answer:
+        """Its attaching process has lost the connection: that process of the unit has to end."""
+        pid = request.get("pid")
+
+        def ended() -> bool:
+            return self._status.unit_pid != pid
+
+        with self._changed:
+            if not self._changed.wait_for(ended, _LOST_SECONDS):
+                self._log.note("the unit's process had closed the connection, and is killed")
+                self._processes.kill_unit()
+                self._changed.wait_for(ended, _KILL_SECONDS)
+            return {"reason": self._status.last_error or "the unit's process has gone"}
 
     def _stop(self, request: Mapping[str, object]) -> Answer:
         """Unmount, detach, flush, close. An error if it is in use and not forced."""

@@ -125,6 +125,7 @@ class Status:
     nbd_uri: str = ""
     device: str = ""
     mountpoints: tuple[str, ...] = ()
+    control: str = ""  #: where the unit's process answers (`userdisk.control`)
 
 
 def start_time() -> int:

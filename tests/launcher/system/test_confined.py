@@ -99,7 +99,11 @@ def test_another_user() -> None:
     uid, real_uid, gid, real_gid, *groups = map(int, result.stdout.split())
     assert (uid, real_uid, gid, real_gid) == (user.uid,) * 2 + (user.gid,) * 2
     assert sorted(groups) == sorted(user.groups)
-    assert confinement.environment()["USER"] == "nobody"
+    found = confinement.environment(
+        {"HOME": "/root", "USERDISK_RUN": "/x", "XDG_CONFIG_HOME": "/y", "A": "b"}
+    )
+    assert (found["USER"], found["HOME"], found["A"]) == ("nobody", user.home, "b")
+    assert "USERDISK_RUN" not in found and "XDG_CONFIG_HOME" not in found
 
 
 def test_a_program_that_is_not_there() -> None:

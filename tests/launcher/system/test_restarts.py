@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import errno
 import json
 import os
 import random
 import re
+import signal
 import socket
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -258,3 +262,61 @@ def test_a_crash_of_one_is_invisible_to_another(stable: Stable) -> None:
     assert stable.status("test.d2") == others[2]
     for number in range(3):
         stable.stop(f"test.d{number}")
+
+
+def test_a_device_of_one_that_is_not_started_again_fails_at_once(stable: Stable) -> None:
+    needs_devices()
+    policy = Policy(first_delay=0.05, longest_delay=0.05, starts=2)
+    (stable.folder / "orders").write_text("")
+    before = stable.start(obedient(stable, policy=policy, attach=attached()))
+    with opened(Path(before.device)) as disk:
+        pwrite(disk, b"x" * 4096, 0)
+        (stable.folder / "orders").write_text("open exit")
+        stable.kill_unit()
+        with pytest.raises(OSError) as caught:
+            pread(disk, 4096, 0)
+        assert caught.value.errno == errno.EIO
+        assert stable.status().state is State.FAILED
+    stable.stop(force=True)
+
+
+def test_a_connection_that_is_lost_alone_ends_the_process_behind_it(stable: Stable) -> None:
+    """An old request of it could be done after a new one."""
+    needs_devices()
+    before = stable.start(stable.spec(str(stable.image(8 << 20)), attach=attached()))
+    with opened(Path(before.device)) as disk:
+        pwrite(disk, b"x" * 4096, 0)
+        os.kill(before.unit_pid, signal.SIGSTOP)  # so that it does not see who talks to it
+        sever(before.attach_pid)
+        assert pread(disk, 4096, 0) == b"x" * 4096
+        assert stable.again(before).exit_status == -9
+    assert "had closed the connection, and is killed" in stable.log()
+    stable.stop()
+
+
+def sever(pid: int) -> None:
+    """Shut down the connections of a process over Unix sockets."""
+    with open_process(pid) as process:
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                sock = socket.socket(fileno=getfd(process, int(name)))
+                with sock:
+                    if sock.family == socket.AF_UNIX and sock.getpeername():
+                        sock.shutdown(socket.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def open_process(pid: int) -> Iterator[int]:
+    descriptor = os.pidfd_open(pid)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def getfd(process: int, number: int) -> int:
+    """pidfd_getfd(2): the same open file, here."""
+    found = ctypes.CDLL(None, use_errno=True).syscall(438, process, number, 0)
+    if found < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return int(found)
