@@ -113,6 +113,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "testing": {"errors", "unit", "operation", "gate"},
     "scsitool": {
         "errors",
+        "unit",
         "operation",
         "gate",
         "identity",
