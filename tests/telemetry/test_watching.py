@@ -100,13 +100,13 @@ def test_commands_in_words() -> None:
         with closing(watch(server, gates, {})) as answers:  # type: ignore[type-var]
             seen += _until(answers, work, lambda answer: answer.get("protocol") == "nbd")
             seen += _until(answers, work, lambda answer: answer.get("failed") is True)
-            good = "READ(10), LOGICAL BLOCK ADDRESS 5, TRANSFER LENGTH 2"
+            good = "READ(16), LOGICAL BLOCK ADDRESS 5, TRANSFER LENGTH 2"
             seen += _until(answers, work, lambda answer: answer.get("command") == good)
         commands = [answer for answer in seen if "command" in answer]
         by_words = {answer["command"]: answer for answer in commands}
         read = by_words[good]
         assert (read["unit"], read["initiator"], read["status"]) == ("a", INITIATOR, "GOOD")
-        bad = by_words["READ(10), LOGICAL BLOCK ADDRESS 9, TRANSFER LENGTH 1"]
+        bad = by_words["READ(16), LOGICAL BLOCK ADDRESS 9, TRANSFER LENGTH 1"]
         assert bad["status"].startswith("CHECK CONDITION: medium error, unrecovered read error")
         write = by_words["WRITE, 512 bytes at 1024"]
         assert (write["unit"], write["protocol"], write["status"]) == ("b", "nbd", "done")
