@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -124,3 +125,42 @@ def test_for_all_users_it_must_be_within_reach(session: Session) -> None:
 def _write(path: Path, data: bytes) -> Path:
     path.write_bytes(data)
     return path
+
+
+def test_for_all_users(session: Session) -> None:
+    """Root installs; somebody else's desktop opens images without having installed anything."""
+    share = session.folder / "share"
+    variables = {
+        "XDG_DATA_DIRS": f"{share}:/usr/share",
+        "XDG_CONFIG_DIRS": str(session.folder / "xdg"),
+    }
+    image = session.give(_write(session.home / "a.rawdisk", b"\0" * 4096))
+
+    def as_root(*arguments: str) -> None:
+        subprocess.run(
+            [session.python, "-P", "-m", "userdisk", "desktop", *arguments, "--system"],
+            env=session.environment
+            | variables
+            | {
+                "USERDISK_STATE": str(session.folder / "state"),
+                "USERDISK_CLASSES": str(session.folder / "classes.d"),
+            },
+            check=True,
+            capture_output=True,
+        )
+
+    try:
+        as_root("install")
+        as_root("status")
+        done = session.run("xdg-mime", "query", "default", OWN_TYPE, environment=variables)
+        assert done.stdout.strip() == OPENER
+        done = session.run(
+            "gio", "info", "-a", "standard::content-type", image, environment=variables
+        )
+        assert done.stdout.split()[-1] == OWN_TYPE
+        assert (session.folder / "classes.d" / "image.toml").stat().st_mode & 0o777 == 0o644
+        as_root("uninstall")
+        left = ("share", "xdg", "state", "classes.d")
+        assert not [name for name in left if (session.folder / name).exists()]
+    finally:
+        image.unlink()
