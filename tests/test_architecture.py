@@ -163,6 +163,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": {
         "errors",
         "unit",
+        "operation",
         "gate",
         "identity",
         "backend",

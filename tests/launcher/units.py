@@ -39,7 +39,8 @@ class Caching(StorageUnit):
 
 
 class Obedient(StorageUnit):
-    """`folder`/orders says what it does: lines "WHEN WHAT", e.g. "open hang", "close 5"."""
+    """`folder`/orders says what it does: lines "WHEN WHAT", e.g. "open hang", "close 5"; with
+    "once" behind it all is forgotten then."""
 
     block_count = 2048
     block_length = 512
@@ -63,13 +64,18 @@ class Obedient(StorageUnit):
     def write(self, lba: int, data: memoryview, fua: bool) -> None:
         self._data[lba * 512 : lba * 512 + len(data)] = data
 
+    def flush(self) -> None:
+        self._obey("flush")
+
     def _obey(self, when: str) -> None:
         if not self._orders.exists():
             return
         for line in self._orders.read_text().splitlines():
-            name, what = line.split()
+            name, what, *once = line.split()
             if name != when:
                 continue
+            if once:
+                self._orders.unlink()
             if what == "exit":
                 os._exit(3)
             time.sleep(600 if what == "hang" else float(what))

@@ -60,6 +60,7 @@ class UnitProcess:
         self._ended = ended
         self._how = dict(how or {})
         self._process: subprocess.Popen[bytes] | None = None
+        self._said = b""  # of its output, what is not taken yet
         self._starts: list[float] = []
         self._stopping = False
 
@@ -79,6 +80,7 @@ class UnitProcess:
             )
         except OSError as error:
             raise UserdiskError(f"the unit's process cannot be started: {error.strerror}") from None
+        self._said = b""
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
             self._started(process.pid)
@@ -138,6 +140,10 @@ class UnitProcess:
         """Of the last process, once it has ended; negative: the signal that killed it."""
         return None if self._process is None else self._process.poll()
 
+    def hear(self, timeout: float) -> dict[str, Any] | None:
+        """Its next report; empty if it has ended, None if there is none within `timeout` s."""
+        return self._report(time.monotonic() + timeout)
+
     def stop(self) -> str:
         """Have it flush, close and end; returns what went wrong, or nothing. Waits for its end."""
         process = self._process
@@ -181,15 +187,15 @@ class UnitProcess:
         """The next line of the process; empty if it ended without, None if the time is over."""
         assert self._process is not None and self._process.stdout is not None
         descriptor = self._process.stdout.fileno()
-        line = b""
-        while len(line) < _MAX_LINE and not line.endswith(b"\n"):
+        while len(self._said) < _MAX_LINE and b"\n" not in self._said:
             left = None if deadline is None else max(deadline - time.monotonic(), 0)
             if not select.select([descriptor], [], [], left)[0]:
                 return None
             part = os.read(descriptor, 4096)
             if not part:
                 break
-            line += part
+            self._said += part
+        line, _, self._said = self._said.partition(b"\n")
         try:
             report = json.loads(line)
         except ValueError:

@@ -28,6 +28,7 @@ from userdisk.gate import Gate
 from userdisk.identity import identity_of
 from userdisk.listening import Address
 from userdisk.nbd.export import Export
+from userdisk.operation import Kind, Operation
 from userdisk.server import Server
 from userdisk.target.logical_unit import LogicalUnit
 from userdisk.target.target import Target
@@ -69,6 +70,8 @@ def main() -> int:
             if request["attached"]:
                 _wait_for_attached(offer.server)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if not orphaned:
+        told.say({"flushed": offer.flush()})
     status = _stop(offer.server, told)
     if orphaned and request["program"]:
         pid, started = request["program"]
@@ -145,6 +148,14 @@ class _Offer:
             "nbd_uri": nbd.uri,
             "control": str(control.folder() / str(os.getpid())),
         }
+
+    def flush(self) -> str:
+        """Flush while clients are still served: what is left at the end is little."""
+        try:
+            self._gate.call(Operation(Kind.FLUSH))
+        except Exception as error:  # said again when the unit is closed
+            return str(error)
+        return ""
 
     @contextlib.contextmanager
     def control(self) -> Iterator[None]:

@@ -137,20 +137,24 @@ class Processes:
             more = f": it wanted more memory than its limit, {self._spec.limits.memory} bytes"
         return status, f"{name} {_words(status)}{more}"
 
-    def stop(self, timeout: float) -> str:
-        """Flush, close and end; what does not within `timeout` seconds is killed.
+    def stop(self, patience: float) -> str:
+        """Flush for `patience` seconds at most, close and end within the stop's time-out.
 
-        Returns what went wrong, or nothing.
+        What does not is killed. Returns what went wrong, or nothing.
         """
         if not self._unit_pid:
             return ""
+        timeout = self._spec.stop_timeout
+        _signal(self._unit_pid, signal.SIGTERM)  # the end of its pipe alone might be our death
+        if self._unit.hear(patience) is None:
+            self._log.note(f"it has not flushed within {patience:g} s, and is killed")
+            timeout = 0.0
         late = threading.Timer(timeout, self._unit.kill)
         late.daemon = True
         late.start()
-        _signal(self._unit_pid, signal.SIGTERM)  # the end of its pipe alone might be our death
         problem = self._unit.stop()
         late.cancel()
-        self._end_program(timeout)
+        self._end_program(self._spec.stop_timeout)
         self._clear()
         return problem
 

@@ -60,6 +60,7 @@ class Shim:
         self._report: dict[str, Any] = {}  # of the unit's process that is up
         self._events: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._stopping = False
+        self._patience = _STOP_SECONDS  # for the last flush
         self._given_up = False  # nobody waits for the unit to come back
         self._problem = ""  # when the unit was closed
         self._ended = threading.Event()
@@ -150,7 +151,7 @@ class Shim:
             if not self._restart(restarts, status, reason, time.monotonic() - began):
                 break
             began = time.monotonic()
-        self._problem = self._processes.stop(self._spec.stop_timeout)
+        self._problem = self._processes.stop(self._patience)
 
     def _restart(self, restarts: Restarts, status: int | None, reason: str, ran: float) -> bool:
         """Start the unit again, or fail; False: a stop came before that."""
@@ -285,6 +286,7 @@ class Shim:
         """Unmount, detach, flush, close. An error if it is in use and not forced."""
         force = request.get("force") is True
         timeout = _seconds(request, "timeout", _STOP_SECONDS)
+        began = time.monotonic()
         with self._lock:
             if self._stopping:
                 raise UserdiskError("it is being stopped already")
@@ -301,8 +303,10 @@ class Shim:
                 self._stopping = False
                 self._update(state=before)
             raise
+        left = max(began + timeout - time.monotonic(), 0.0)
+        self._patience = min(left, self._spec.stop_timeout) if force else left
         self._events.put("stop")
-        self._ended.wait(timeout)
+        self._ended.wait()
         if self._problem:
             remarks.append(self._problem)
         return {"remarks": remarks, "failed": self._problem}

@@ -136,6 +136,26 @@ def test_a_slow_unit_is_waited_for(stable: Stable) -> None:
     assert stable.stop()["failed"] == ""
 
 
+def test_a_slow_flush_is_waited_for(stable: Stable) -> None:
+    """The time-out is for what comes after it."""
+    stable.start(obedient(stable, "flush 4 once", stop_timeout=2.0))
+    assert stable.stop()["failed"] == ""
+    assert not (stable.folder / "orders").exists()
+
+
+def test_a_flush_that_never_ends_is_given_up(stable: Stable) -> None:
+    stable.start(obedient(stable, "flush hang", stop_timeout=1.0))
+    folder = places.instance_folder("test.disk")
+    answer = shims.ask(folder, "stop", 60, timeout=2.0)
+    assert "was killed" in answer["failed"]
+    stable.wait_gone()
+
+
+def test_by_force_a_flush_has_only_the_time_out(stable: Stable) -> None:
+    stable.start(obedient(stable, "flush hang", stop_timeout=1.0))
+    assert "was killed" in stable.stop(force=True)["failed"]
+
+
 def test_a_program_that_ignores_sigterm_is_killed(stable: Stable) -> None:
     before = "import signal; signal.signal = lambda *_: None; signal.pthread_sigmask(0, [15])"
     status = stable.start(with_program(stable, before, stop_timeout=1.0))
