@@ -157,6 +157,18 @@ def test_pauses_grow_for_one_operation() -> None:
     assert again.count == 13
 
 
+def test_a_busy_disk_gets_as_much_as_it_took() -> None:
+    again = Again(10, sleep=lambda seconds: None)
+    ops = [Op("R", number, 0, 1, fua=False) for number in range(12)]
+    for op in ops[:10]:
+        op.error, op.again = "BUSY", True
+    ops[10].error = "broken"
+    assert again.keep(ops, 1.0) == ops[10:], "an error that stays has ended, too"
+    assert again.take(5) == ops[:4]
+    assert again.take(5) == []
+    assert again.take(0) == [ops[4]]
+
+
 def test_an_error_that_stays_is_none_of_these() -> None:
     assert passes(0x08, None)
     assert passes(0x28, None)

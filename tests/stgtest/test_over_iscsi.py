@@ -6,6 +6,8 @@ import struct
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from userdisk.backend.iscsi_disk import Disk
 from userdisk.initiator_url import parse_url
 from userdisk.stgtest.over_iscsi import _Disk
@@ -35,6 +37,26 @@ def test_a_long_unmap_is_several_commands_and_ends_with_the_last() -> None:
     assert [disk.end(commands[n]) for n in (2, 1)] == [None, None]
     assert disk.end(commands[0]) is unmap
     assert unmap.error == "SCSI status 08"
+
+
+@pytest.mark.parametrize(
+    ("ends", "again"),
+    [
+        ([(0, 8), (0, 0x28), (0, 0)], True),
+        ([(0, 8), (0, 0x18), (0, 0)], False),
+        ([(0, 0x18), (0, 8), (0, 0)], False),
+        ([(0, 8), (1, 0), (0, 0)], False),
+        ([(1, 0), (0, 8), (0, 8)], False),
+    ],
+)
+def test_one_part_that_fails_for_good_is_enough(ends: list[tuple[int, int]], again: bool) -> None:
+    disk = _Disk(URL, DISK)
+    unmap = op("U", 1000, 150)
+    for command, (response, status) in zip(disk.commands([unmap]), ends, strict=True):
+        command.response, command.status = response, status
+        disk.end(command)
+    assert unmap.error is not None
+    assert unmap.again is again
 
 
 def test_commands() -> None:

@@ -160,7 +160,6 @@ class Engine:
                     op.entry = look(lba, blocks)
             elif letter != "F":
                 self._change(op)
-                known = True
             batch.append(op)
         self._number = number
         if self._record is not None and batch:
