@@ -14,12 +14,18 @@ from pathlib import Path
 from typing import TypeVar
 
 import click
+import pytest
 
 import userdisk
 
 _T = TypeVar("_T")
 
 NOBODY = 65534
+#: Of this environment, what userdisk does without.
+_NOT_NEEDED = (
+    "__pycache__", "*mypyc*", "ast_serialize*", "coverage*", "hypothesis*", "librt*", "mypy*",
+    "pip", "pip-*", "pygments*", "ruff*", "setuptools*",
+)  # fmt: skip
 SECONDS = 60.0
 #: Programs that a session with a screen needs.
 PROGRAMS = ("Xvfb", "dbus-daemon", "gio", "xdg-open", "xdotool", "xmessage", "pcmanfm",
@@ -173,17 +179,31 @@ class Session:
 
     def _python(self) -> Path:
         """An interpreter that the user may run, and that finds userdisk as this one does."""
-        base = next(
-            path
-            for path in (Path(sys._base_executable), Path("/usr/bin/python3"))
-            if _is_open(path.resolve())
-        )
+        known = (Path(sys._base_executable), Path("/usr/bin/python3"))
+        base = next((path for path in known if _is_open(path.resolve()) and _is_like(path)), None)
+        if base is None:
+            pytest.skip("every Python of this version is out of other users' reach")
         environment = self.folder / "venv"
         subprocess.run([base, "-m", "venv", "--without-pip", environment], check=True)
-        packages = {str(Path(module.__path__[0]).parent) for module in (userdisk, click)}
+        packages = {Path(module.__path__[0]).parent for module in (userdisk, click)}
+        within_reach = [self._within_reach(folder) for folder in packages]
         [site] = environment.glob("lib/python3*/site-packages")
-        (site / "tested.pth").write_text("".join(f"{each}\n" for each in packages))
+        (site / "tested.pth").write_text("".join(f"{each}\n" for each in within_reach))
         return environment / "bin" / "python"
+
+    def _within_reach(self, folder: Path) -> Path:
+        """The folder, or a copy of it for somebody who cannot go there."""
+        if _is_open(folder):
+            return folder
+        copy = self.folder / "packages" / folder.name
+        return shutil.copytree(folder, copy, ignore=shutil.ignore_patterns(*_NOT_NEEDED))
+
+
+def _is_like(python: Path) -> bool:
+    """Whether it can import what was built for this one."""
+    code = "import sys; print(sys.implementation.cache_tag)"
+    said = subprocess.run([python, "-c", code], capture_output=True, text=True).stdout
+    return said.strip() == sys.implementation.cache_tag
 
 
 def _is_open(path: Path) -> bool:
