@@ -136,6 +136,6 @@ class Sampler:
             each = max(operations // batches, 1)
             self._turn = turn = (self._turn + 3) % _TURNS
             self.position = self.next * _TURNS % each
-            self.next += max((EVERY + turn - _TURNS // 2) // each, 1)
+            self.next += max((EVERY + turn - _TURNS // 2 + each // 2) // each, 1)
         else:
             self.next += 1
