@@ -20,7 +20,6 @@ import contextlib
 import json
 import os
 import queue
-import shutil
 import signal
 import socket
 import sys
@@ -228,7 +227,7 @@ class Shim:
         self._processes.close()
         self._update(state=State.ENDED, unit_pid=0, program_pid=0)
         self._control.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        _remove(self._folder)
         self._ended.set()
         self._control.drain(_ANSWER_SECONDS)
 
@@ -339,6 +338,15 @@ def _say(descriptor: int, message: Mapping[str, Any]) -> None:
     os.close(descriptor)
 
 
+def _remove(folder: Path) -> None:
+    """The instance's folder, which has only files. (shutil would load three compressors.)"""
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            with contextlib.suppress(OSError):
+                path.unlink()
+        folder.rmdir()
+
+
 def main(arguments: list[str]) -> int:
     """`FOLDER READY`: the instance's folder, and the descriptor for the first report."""
     if os.fork():
@@ -349,7 +357,7 @@ def main(arguments: list[str]) -> int:
     try:
         shim = Shim(folder)
     except (UserdiskError, OSError) as error:
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
         _say(ready, {"error": str(error), "usage": isinstance(error, UsageError)})
         return 1
     return shim.run(ready)
