@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from userdisk.budget import PROCESS_LIMIT, Budget, Buffers
 from userdisk.counters import Tally
@@ -46,8 +46,10 @@ from userdisk.tapped_stream import Observer
 from userdisk.target.log_pages import Processed
 from userdisk.target.logical_unit import LogicalUnit
 from userdisk.target.target import Target
-from userdisk.tls import ServerTls
 from userdisk.usage_watch import UsageWatch
+
+if TYPE_CHECKING:
+    from userdisk.tls import ServerTls
 
 log = logging.getLogger("userdisk")
 
