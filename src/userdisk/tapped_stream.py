@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from userdisk.transport import Stream
 from userdisk.unit import Buffer
+
+log = logging.getLogger("userdisk")
 
 
 class Tap(Protocol):
@@ -36,7 +39,7 @@ class TappedStream:
 
     def __init__(self, stream: Stream, taps: Sequence[Tap]) -> None:
         self.stream = stream
-        self._taps = taps
+        self._taps = list(taps)
 
     @property
     def rest(self) -> bool:
@@ -52,15 +55,22 @@ class TappedStream:
         """See `transport.Stream`."""
         count = self.stream.receive(buffer)
         if count > 0:
-            for tap in self._taps:
-                tap.received(buffer[:count])
+            self._tell(lambda tap: tap.received(buffer[:count]))
         return count
 
     def send(self, buffers: list[Buffer], size: int = -1, *, live: bool = False) -> None:
         """See `transport.Stream`."""
-        for tap in self._taps:
-            tap.sent(buffers)
+        self._tell(lambda tap: tap.sent(buffers))
         self.stream.send(buffers, size, live=live)
+
+    def _tell(self, call: Callable[[Tap], None]) -> None:
+        """A bug in who looks is not the connection's."""
+        for tap in list(self._taps):
+            try:
+                call(tap)
+            except Exception:
+                log.exception("a connection is not looked at any more")
+                self._taps.remove(tap)
 
     def flush(self) -> None:
         """See `transport.Stream`."""

@@ -189,3 +189,30 @@ def test_a_ring_is_bounded_and_counts() -> None:
     assert ring.put(b"12345678")
     assert ring.take(100) == [b"cd", b"12345678"]
     assert ring.take(100) == []
+
+
+def test_a_bug_in_who_looks_ends_no_connection(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken:
+        def received(self, data: memoryview) -> None:
+            raise ValueError("a bug")
+
+        def sent(self, buffers: object) -> None:
+            raise ValueError("a bug")
+
+        def closed(self) -> None:
+            """Nothing to do."""
+
+    class Observer:
+        def joined(self, connection: object, local: object, remote: object) -> Broken:
+            return Broken()
+
+    with served() as (server, _, initiator, client):
+        server.observe(Observer())
+        for _ in range(1000):
+            assert len(initiator.read(0, 1)) == BLOCK
+            client.call(Request(Command.READ, 0, BLOCK))
+            if len(caplog.records) >= 2:
+                break
+    assert {record.message for record in caplog.records} == {
+        "a connection is not looked at any more"
+    }
