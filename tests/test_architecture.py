@@ -109,6 +109,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "nbd",
         "nbd_client",
         "control",
+        "log_format",
     },
     "testing": {"errors", "unit", "operation", "gate"},
     "scsitool": {
@@ -142,6 +143,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "doctor": {"errors", "attach"},
     "control": {"errors"},
+    "log_format": set(),
     "telemetry": {
         "errors",
         "unit",
@@ -158,7 +160,16 @@ MAY_IMPORT: dict[str, set[str]] = {
         "scsitool",
         "control",
     },
-    "launcher": {"errors", "backend", "control", "iscsi", "listening", "server", "attach"},
+    "launcher": {
+        "errors",
+        "backend",
+        "control",
+        "iscsi",
+        "listening",
+        "server",
+        "attach",
+        "telemetry",
+    },
     "desktop": {"errors", "control", "launcher"},
     "cli": {
         "errors",
@@ -184,6 +195,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "telemetry",
         "secret_file",
         "launcher",
+        "log_format",
     },
     "__init__": {"errors", "unit"},
     "__main__": {"cli"},

@@ -12,9 +12,9 @@ import pytest
 
 from tests.cli.serving import LIMIT, serving
 from userdisk.cli.commands import _MODULES
-from userdisk.cli.logs import JsonLines
 from userdisk.initiator_client import Initiator
 from userdisk.initiator_url import parse_url, settings_for
+from userdisk.log_format import JsonLines
 
 
 def userdisk(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -60,6 +60,16 @@ def test_an_error_is_an_object_too(arguments: tuple[str, ...]) -> None:
     found = json.loads(done.stderr)
     assert (found["level"], found["logger"]) == ("error", "userdisk")
     assert found["message"].startswith("no-such-disk: no running")
+
+
+def test_warnings_and_remarks_are_objects_too() -> None:
+    with serving(
+        "ram:1M", "--log-format", "json", "--listen", "0.0.0.0:0", "--nbd", "0.0.0.0:0"
+    ) as server:
+        status, _, err = server.stop()
+    assert status == 0
+    lines = [json.loads(line) for line in err.splitlines()]
+    assert ["anyone who reaches" in line["message"] for line in lines] == [True, True]
 
 
 def test_an_exception_stays_on_its_line() -> None:

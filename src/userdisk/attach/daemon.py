@@ -10,6 +10,8 @@ import os
 import sys
 from pathlib import Path
 
+from userdisk.log_format import FILE, TERMINAL, Wanted
+
 _PR_SET_IO_FLUSHER = 57
 _MAX_LOG = 1 << 20  # bytes
 
@@ -23,7 +25,7 @@ def become_io_flusher() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_IO_FLUSHER, 1, 0, 0, 0)  # refused without CAP_SYS_RESOURCE
 
 
-def log_to(path: Path, level: int = logging.INFO) -> None:
+def log_to(path: Path, wanted: Wanted) -> None:
     """Send all output to a log, which stays bounded; several processes may share it."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     null = os.open(os.devnull, os.O_RDONLY)
@@ -33,13 +35,15 @@ def log_to(path: Path, level: int = logging.INFO) -> None:
     os.dup2(descriptor, 2)
     sys.stdout = sys.stderr = _BoundedLog(descriptor)
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+    handler.setFormatter(wanted.formatter(FILE))
+    logging.basicConfig(level=wanted.level, handlers=[handler], force=True)
 
 
-def log_to_terminal(level: int = logging.INFO) -> None:
-    """Log to standard error, for people."""
-    logging.basicConfig(format="userdisk: %(message)s", level=level, force=True)
+def log_to_terminal(wanted: Wanted) -> None:
+    """Log to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(wanted.formatter(TERMINAL))
+    logging.basicConfig(level=wanted.level, handlers=[handler], force=True)
 
 
 class _BoundedLog(io.TextIOBase):

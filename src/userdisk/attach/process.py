@@ -17,7 +17,7 @@ import select
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -31,6 +31,7 @@ from userdisk.attach.resize import Resizing
 from userdisk.attach.state import Folder, Record
 from userdisk.attach.unit_process import UnitProcess
 from userdisk.errors import UserdiskError
+from userdisk.log_format import DEFAULT, Wanted
 from userdisk.nbd.uri import Uri
 
 log = logging.getLogger("userdisk")
@@ -46,6 +47,7 @@ class Task:
     request: Mapping[str, Any]  #: what that is given: a JSON object
     mountpoint: str = ""
     foreground: bool = False  #: stay on the terminal, log there
+    logs: Wanted = DEFAULT
     wait: float = WAIT  #: seconds that requests wait for the unit's process when it has died
 
 
@@ -112,12 +114,17 @@ def hold(
     unit = source or _OwnProcess(
         notes,
         task.command,
-        {**task.request, "folder": str(folder.path), "log": log_file},
+        {
+            **task.request,
+            "folder": str(folder.path),
+            "log": log_file,
+            "logs": asdict(task.logs),
+        },
         ended,
     )
     try:
         if not task.foreground:
-            daemon.log_to(folder.log)
+            daemon.log_to(folder.log, replace(task.logs, level=min(task.logs.level, logging.INFO)))
         with stop.interrupting():
             served = Disk(**unit.start()["disk"])
             disk = NbdDevice(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import signal
 import sys
@@ -18,11 +19,12 @@ from userdisk.attach.process import hold
 from userdisk.attach.state import Folder, Record
 from userdisk.cli.attaching import task
 from userdisk.cli.listing import list_, short_size
-from userdisk.cli.logs import as_json
+from userdisk.cli.logs import tell
 from userdisk.cli.seconds import Seconds
 from userdisk.cli.unit_options import UnitOptions
 from userdisk.cli.units import UNIT_HELP, UNIT_OPTIONS
 from userdisk.errors import UsageError, UserdiskError
+from userdisk.log_format import configured
 
 _SECONDS = Seconds(min=0.1, max=86400)
 _TIMEOUT = click.Option(
@@ -49,20 +51,25 @@ def _attach(unit: str, foreground: bool, timeout: float, wait: float, **options:
         return _attach_in_foreground(unit, UnitOptions(**options), wait)
     attached = _launch(unit, options, "", timeout, wait)
     click.echo(attached.device)
-    click.echo(f"{_description(attached.record)}; take it away with", err=True)
-    click.echo(f"  userdisk eject {attached.device}", err=True)
+    tell(f"{_description(attached.record)}; take it away with")
+    tell(f"  userdisk eject {attached.device}")
     return 0
 
 
 def _attach_in_foreground(unit: str, options: UnitOptions, wait: float) -> int:
-    if not as_json():
-        daemon.log_to_terminal()
+    wanted = configured()  # of the unit's process; this one says a little more
+    daemon.log_to_terminal(dataclasses.replace(wanted, level=min(wanted.level, logging.INFO)))
 
     def ready(folder: Folder, record: Record) -> None:
         click.echo(record.device)
-        click.echo(f"{_description(record)}; Ctrl-C takes it away", err=True)
+        tell(f"{_description(record)}; Ctrl-C takes it away")
 
-    request = {"unit": unit, "options": dataclasses.asdict(options), "wait": wait}
+    request = {
+        "unit": unit,
+        "options": dataclasses.asdict(options),
+        "logs": dataclasses.asdict(wanted),
+        "wait": wait,
+    }
     return 1 if hold(task(request, foreground=True), ready) else 0
 
 
@@ -92,7 +99,7 @@ def _mount(
         _undo(attached)
         raise
     click.echo(f"{unit} is mounted on {place} ({kind} on {node})")
-    click.echo(f"take it away with\n  userdisk eject {place}", err=True)
+    tell(f"take it away with\n  userdisk eject {place}")
 
 
 def _mount_device(
@@ -128,7 +135,7 @@ def _undo(attached: Attached) -> None:
         entry = ejecting.find(attached.folder.name)
         ejecting.eject(entry, force=True, timeout=60)
     except (UserdiskError, OSError) as error:
-        click.echo(f"userdisk: {error}", err=True)
+        tell(f"userdisk: {error}")
     finally:
         signal.signal(signal.SIGINT, previous)
 
@@ -141,7 +148,7 @@ def _eject(target: str, force: bool, timeout: float) -> None:
         raise UserdiskError(f"{target}: no launcher has it, and else eject needs root (try sudo)")
     entry = ejecting.find(target)
     for remark in ejecting.eject(entry, force=force, timeout=timeout):
-        click.echo(f"userdisk: {remark}", err=True)
+        tell(f"userdisk: {remark}")
     click.echo(f"{entry.record.unit} is ejected")
 
 
@@ -165,6 +172,7 @@ def _launch(
     request = {
         "unit": unit,
         "options": dataclasses.asdict(UnitOptions(**options)),
+        "logs": dataclasses.asdict(configured()),
         "mountpoint": mountpoint,
         "wait": wait,
     }

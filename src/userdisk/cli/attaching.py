@@ -10,13 +10,15 @@ from typing import Any
 from userdisk.attach.launch import main as hold_and_report
 from userdisk.attach.process import Task
 from userdisk.cli.unit_options import unit_name
+from userdisk.log_format import Wanted
 
 
 def task(request: Mapping[str, Any], *, foreground: bool = False) -> Task:
     """What is to be attached; the unit's process is `userdisk.cli.unit_process`.
 
     Args:
-        request: `unit`, `options` (`UnitOptions`), `wait`, and perhaps `mountpoint`.
+        request: `unit`, `options` (`UnitOptions`), `logs` (`Wanted`), `wait`, and perhaps
+            `mountpoint`.
     """
     unit = request["unit"]
     return Task(
@@ -26,6 +28,7 @@ def task(request: Mapping[str, Any], *, foreground: bool = False) -> Task:
         {"unit": unit, "options": request["options"]},
         request.get("mountpoint", ""),
         foreground,
+        Wanted(**request["logs"]),
         request["wait"],
     )
 

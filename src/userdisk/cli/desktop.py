@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from userdisk.cli.logs import tell
 from userdisk.desktop import notify, opening
 from userdisk.desktop.installing import Installer
 from userdisk.desktop.places import places
@@ -50,7 +51,7 @@ def _each(files: Sequence[str], act: Callable[[str, Sequence[opening.Launcher]],
             act(path, launchers())
         except (UserdiskError, OSError) as error:
             statuses.add(2 if isinstance(error, UsageError) else 1)
-            click.echo(f"userdisk: {error}", err=True)
+            tell(f"userdisk: {error}")
             if notify.wanted():
                 notify.tell(str(error))
     return 1 if 1 in statuses else max(statuses)
@@ -80,13 +81,13 @@ def _show(folder: str) -> None:
 def _install(system: bool, default: bool) -> None:
     installer = _installer(system)
     for remark in installer.install(default=default):
-        click.echo(f"userdisk: {remark}", err=True)
+        tell(f"userdisk: {remark}")
     click.echo(f"{'the' if system else 'your'} file managers now open disk images")
 
 
 def _uninstall(system: bool) -> None:
     for remark in _installer(system).uninstall():
-        click.echo(f"userdisk: {remark}", err=True)
+        tell(f"userdisk: {remark}")
     click.echo(f"{'the' if system else 'your'} file managers no longer know of userdisk")
 
 

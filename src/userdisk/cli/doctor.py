@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from userdisk.attach import state
+from userdisk.cli.logs import tell
 from userdisk.doctor import fixes
 from userdisk.doctor.machine import this_machine
 from userdisk.doctor.ways import ADVICE, Diagnosis, Verdict, diagnose
@@ -22,7 +23,7 @@ def _doctor(as_json: bool, fix: bool, clean: bool) -> int:
     diagnosis = diagnose(machine)
     problems = []
     if fix:
-        problems += fixes.fix(machine, diagnosis, lambda line: click.echo(line, err=True))
+        problems += fixes.fix(machine, diagnosis, tell)
         diagnosis = diagnose(machine)
     linux = machine.system == "linux"
     if clean and not linux:
@@ -41,7 +42,7 @@ def _doctor(as_json: bool, fix: bool, clean: bool) -> int:
             click.echo("Leftovers of killed servers: only root sees them (try sudo).")
         _print_leftovers(left)
     for problem in [*problems, *unseen]:
-        click.echo(f"userdisk: {problem}", err=True)
+        tell(f"userdisk: {problem}")
     return 0 if diagnosis.best is not None and not problems else 1
 
 
@@ -61,10 +62,10 @@ def _remove(left: list[Leftover]) -> list[str]:
     for each in left:
         if each.remove is None:
             continue
-        click.echo(f"removing the {each.kind} {each.name} ({each.says})", err=True)
+        tell(f"removing the {each.kind} {each.name} ({each.says})")
         try:
             for remark in each.remove():
-                click.echo(f"  {remark}", err=True)
+                tell(f"  {remark}")
         except UserdiskError as error:
             problems.append(f"{each.name}: {error}")
         except OSError as error:

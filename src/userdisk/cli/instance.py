@@ -27,6 +27,7 @@ from userdisk.errors import UsageError, UserdiskError
 from userdisk.gate import Gate
 from userdisk.identity import identity_of
 from userdisk.listening import Address
+from userdisk.log_format import Wanted
 from userdisk.nbd.export import Export
 from userdisk.operation import Kind, Operation
 from userdisk.server import Server
@@ -48,7 +49,7 @@ def main() -> int:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, interrupt)
     request = told.request()
-    daemon.log_to_terminal(logging.WARNING)
+    daemon.log_to_terminal(Wanted())
     if request["attached"]:
         daemon.become_io_flusher()
     try:

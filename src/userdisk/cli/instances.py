@@ -13,6 +13,7 @@ from typing import Any, Final
 import click
 
 from userdisk.cli.listing import short_size
+from userdisk.cli.logs import tell
 from userdisk.cli.names import duration_text
 from userdisk.cli.seconds import Seconds
 from userdisk.errors import UsageError
@@ -37,7 +38,7 @@ def _start(class_: str, name: str, arguments: Sequence[str], wait: bool, as_json
     for line in _places(found):
         click.echo(f"  {line}")
     if found["state"] == "degraded":
-        click.echo(f"userdisk: {found['last_error']}", err=True)
+        tell(f"userdisk: {found['last_error']}")
 
 
 def _stop(class_: str, name: str, force: bool, timeout: float, as_json: bool) -> None:
@@ -52,7 +53,7 @@ def _stop(class_: str, name: str, force: bool, timeout: float, as_json: bool) ->
         _print_json(answer)
         return
     for remark in answer["remarks"]:
-        click.echo(f"userdisk: {remark}", err=True)
+        tell(f"userdisk: {remark}")
     click.echo(f"{class_} {name} is stopped")
 
 

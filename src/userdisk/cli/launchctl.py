@@ -12,6 +12,7 @@ from typing import Final
 import click
 
 from userdisk.cli.instances import PSEUDO_CLASS, id_of
+from userdisk.cli.logs import tell
 from userdisk.errors import UsageError, UserdiskError
 from userdisk.launcher.client import Client, Failed, instance_path
 
@@ -36,7 +37,7 @@ def _command(work: Callable[..., Sequence[str]]) -> Callable[..., int]:
             lines = work(**arguments)
         except UserdiskError as error:
             click.echo(f"KO launcher: error {_number(error)}")
-            click.echo(f"userdisk: {error}", err=True)
+            tell(f"userdisk: {error}")
             return 2 if isinstance(error, UsageError) else 1
         click.echo("OK")
         for line in lines:

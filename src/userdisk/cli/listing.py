@@ -14,6 +14,7 @@ import click
 
 from userdisk import control
 from userdisk.attach import eject
+from userdisk.cli.logs import tell
 from userdisk.errors import UserdiskError
 
 _LOOK_SECONDS: Final = 5.0
@@ -111,9 +112,7 @@ def _list(as_json: bool) -> None:
         return
     if not entries and not served:
         only = "nothing is attached or served"
-        click.echo(
-            only if root else "this user serves nothing; sudo shows what is attached", err=True
-        )
+        tell(only if root else "this user serves nothing; sudo shows what is attached")
         return
     rows = [_COLUMNS, *map(_entry_row, entries), *map(_served_row, served)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

@@ -1,39 +1,21 @@
 """`-v` and `--log-format`: how much is logged on standard error, and in which form.
 
 Both stand before the command word or after it. JSON is one object a line: time (UTC), level,
-logger, message, and exception where there is one.
+logger, message, and exception where there is one. Then every line on standard error is one.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
-from datetime import UTC, datetime
 from typing import Final
 
 import click
 
+from userdisk.log_format import TERMINAL, Wanted, configured
+
 _LEVELS: Final = (logging.WARNING, logging.INFO, logging.DEBUG)
-_TEXT: Final = "userdisk: %(message)s"
 _KEY: Final = "userdisk.logs"
-
-
-class JsonLines(logging.Formatter):
-    """A record as one line of JSON."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """See the module."""
-        when = datetime.fromtimestamp(record.created, UTC)
-        fields = {
-            "time": when.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            fields["exception"] = self.formatException(record.exc_info)
-        return json.dumps(fields)
 
 
 def options() -> list[click.Option]:
@@ -60,14 +42,24 @@ def options() -> list[click.Option]:
 def configure(verbosity: int, form: str) -> None:
     """Log to standard error; replaces what was configured before."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines() if form == "json" else logging.Formatter(_TEXT))
-    level = _LEVELS[min(verbosity, len(_LEVELS) - 1)]
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+    wanted = Wanted(_LEVELS[min(verbosity, len(_LEVELS) - 1)], form == "json")
+    handler.setFormatter(wanted.formatter(TERMINAL))
+    logging.basicConfig(level=wanted.level, handlers=[handler], force=True)
 
 
 def as_json() -> bool:
     """Whether JSON was asked for."""
-    return any(isinstance(handler.formatter, JsonLines) for handler in logging.root.handlers)
+    return configured().as_json
+
+
+def tell(text: str, level: int = logging.INFO) -> None:
+    """Tell people something on standard error, beside the results; JSON if that was asked for."""
+    if not as_json():
+        click.echo(text, err=True)
+        return
+    logger = logging.getLogger("userdisk")
+    message = " ".join(text.split())
+    logger.handle(logger.makeRecord(logger.name, level, "", 0, message, (), None))
 
 
 def _verbose(ctx: click.Context, parameter: click.Parameter, value: int) -> None:

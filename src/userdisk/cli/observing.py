@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from userdisk.cli.logs import tell
 from userdisk.cli.names import is_loopback, parse_portal, portal_text
 
 if TYPE_CHECKING:
@@ -82,10 +83,9 @@ class Observing:
         host, where = self._address[0], portal_text(*self._address)
         click.echo(f"metrics at http://{where}/metrics")
         if not is_loopback(host):
-            click.echo(
+            tell(
                 f"warning: {where}: anyone who reaches this address can read the names of disks and"
-                " initiators, and how busy they are",
-                err=True,
+                " initiators, and how busy they are"
             )
 
     def close(self) -> None:

@@ -26,6 +26,8 @@ from typing import Any
 
 import click
 
+from userdisk.cli.logs import tell
+
 #: Ctrl-C, a service manager or `kill`, and a terminal that is closed.
 _SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
@@ -116,11 +118,11 @@ class Signals:
                 continue
             waited = f"waiting for {waits_for()}, {time.monotonic() - began:.0f} s up to now"
             if told:
-                click.echo(f"given up while {waited}; what was not flushed is lost", err=True)
+                tell(f"given up while {waited}; what was not flushed is lost")
                 sys.stdout.flush()
                 os._exit(1)
             told = True
-            click.echo(f"{waited}; once more gives up, and loses what is not flushed", err=True)
+            tell(f"{waited}; once more gives up, and loses what is not flushed")
         if self._error is not None:
             raise self._error
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from userdisk.cli.connect import Offer, connect_text
+from userdisk.cli.logs import tell
 from userdisk.cli.names import (
     DEFAULT_PORT,
     checked_name,
@@ -328,10 +329,9 @@ def _print_iscsi(
     click.echo(connect_text(offers[0]))
     open_to_all = [portal_text(*address) for address in bound if not is_loopback(address[0])]
     if open_to_all and credentials is None:
-        click.echo(
+        tell(
             f"warning: {', '.join(open_to_all)}: anyone who reaches this address can read and"
-            " write these disks; ask for a secret with --chap-file",
-            err=True,
+            " write these disks; ask for a secret with --chap-file"
         )
 
 
@@ -353,10 +353,9 @@ def _print_nbd(
         if isinstance(address, tuple) and not is_loopback(address[0])
     ]
     if beyond and not (tls is not None and tls.verify_peer):
-        click.echo(
+        tell(
             f"warning: {', '.join(beyond)}: anyone who reaches this address can read and write"
-            " these disks; ask for client certificates with --tls DIR --tls-verify-peer",
-            err=True,
+            " these disks; ask for client certificates with --tls DIR --tls-verify-peer"
         )
 
 
@@ -383,7 +382,7 @@ def _measure(lus: Sequence[LogicalUnit]) -> None:
             lu.gate.unit.measure()
         except (UserdiskError, StorageError, OSError) as error:
             why = str(error).removeprefix(f"{name}: ")
-            click.echo(f"{name}: cannot take another size: {why}", err=True)
+            tell(f"{name}: cannot take another size: {why}")
         except Exception:  # a bug in the unit's class; the others have their turn
             log.exception("unit %s: measure failed", name)
         else:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from userdisk.cli.logs import as_json, tell
 from userdisk.cli.seconds import Seconds
 from userdisk.errors import UsageError, UserdiskError
 
@@ -115,7 +116,7 @@ def _stgtest(
     finally:
         port.close(stuck=stuck)
     if problem is not None:
-        click.echo(problem, err=True)
+        tell(problem)
         return 1
     if not as_json:
         click.echo("OK")
@@ -169,7 +170,7 @@ def _run(
     if journal is not None:
         head = Head(nonce, geometry.block_count, geometry.block_length, geometry.zeroes)
         writer = Writer(journal, head, durable=journal_sync)
-    shown = sys.stderr.isatty() and command is None
+    shown = sys.stderr.isatty() and command is None and not as_json()
     engine = Engine(
         port, plan.operations(), Limits(total, wishes.depth, duration, wishes.timeout),
         Pattern(geometry.block_length, nonce if stamped else 0),
@@ -239,7 +240,7 @@ def _verify(path: str, target: str, timeout: float, flushes: int | None, as_json
             f" durably; {crash.flushes} flushes; {verdict.blocks} blocks read{tail}"
         )
         for problem in verdict.problems:
-            click.echo(problem, err=True)
+            tell(problem)
     if verdict.wrong:
         raise UserdiskError(f"{target}: {verdict.wrong} blocks are wrong")
     if not as_json:

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import click
 
+from userdisk.cli.logs import tell
 from userdisk.errors import UserdiskError
 
 _HELP = """Show the commands that a disk gets, in words, as they end; Ctrl-C stops.
@@ -52,11 +53,11 @@ def _show(answers: Iterator[dict[str, Any]], end: float | None, as_json: bool) -
         if "command" in answer:
             click.echo(json.dumps(answer) if as_json else _line(answer))
         elif (now := answer.get("dropped", 0)) != dropped:
-            click.echo(f"{now - dropped} commands were not shown: they came too fast", err=True)
+            tell(f"{now - dropped} commands were not shown: they came too fast")
             dropped = now
         if end is not None and time.monotonic() >= end:
             return 0
-    click.echo("the server has ended", err=True)
+    tell("the server has ended")
     return 0
 
 
@@ -83,7 +84,7 @@ def _capture(
             if "pcap" in answer and not file.write(base64.b64decode(answer["pcap"])):
                 return 1  # the log says why
             if (now := answer.get("dropped", 0)) != dropped:
-                click.echo(f"{now - dropped} packets are missing: they came too fast", err=True)
+                tell(f"{now - dropped} packets are missing: they came too fast")
                 dropped = now
             if end is not None and time.monotonic() >= end:
                 break

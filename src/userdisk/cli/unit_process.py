@@ -22,6 +22,7 @@ from userdisk.cli.unit_options import UnitOptions, unit_name
 from userdisk.errors import UsageError, UserdiskError
 from userdisk.gate import Gate
 from userdisk.identity import identity_of
+from userdisk.log_format import Wanted
 from userdisk.nbd.export import Export
 from userdisk.server import Server
 from userdisk.target.logical_unit import LogicalUnit
@@ -39,10 +40,11 @@ def main() -> int:
         signal.signal(number, signal.SIG_IGN)  # the attaching process decides what they mean
     signal.signal(signal.SIGTERM, interrupt)
     request = told.request()
+    wanted = Wanted(**request["logs"])
     if request["log"]:
-        daemon.log_to(Path(request["log"]), logging.WARNING)
+        daemon.log_to(Path(request["log"]), wanted)
     else:
-        daemon.log_to_terminal(logging.WARNING)
+        daemon.log_to_terminal(wanted)
     daemon.become_io_flusher()
     try:
         try:

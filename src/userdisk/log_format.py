@@ -1,0 +1,52 @@
+"""The two forms of what is logged: text for people, or JSON, one object a line."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+#: on a terminal, where it stands beside what other programs say; in a file, where the time is news
+TERMINAL: Final = "userdisk: %(message)s"
+FILE: Final = "%(asctime)s %(levelname)s %(message)s"
+
+
+class JsonLines(logging.Formatter):
+    """A record as one line of JSON: time (UTC), level, logger, message, perhaps exception."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See `logging.Formatter`."""
+        when = datetime.fromtimestamp(record.created, UTC)
+        fields = {
+            "time": when.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return json.dumps(fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a user has asked for; goes to other processes as JSON."""
+
+    level: int = logging.WARNING
+    as_json: bool = False
+
+    def formatter(self, text: str) -> logging.Formatter:
+        """As JSON, or else in this form of text."""
+        return JsonLines() if self.as_json else logging.Formatter(text)
+
+
+#: What is logged when nobody has said anything.
+DEFAULT: Final = Wanted()
+
+
+def configured() -> Wanted:
+    """What this process logs now."""
+    root = logging.root
+    return Wanted(root.level, any(isinstance(each.formatter, JsonLines) for each in root.handlers))
