@@ -34,8 +34,10 @@ from userdisk.launcher.types import (
     Problem,
     Service,
     Start,
+    Statistics,
     Stopped,
 )
+from userdisk.telemetry.prometheus import CONTENT_TYPE
 
 log = logging.getLogger("userdisk")
 
@@ -90,6 +92,11 @@ ROUTES: Sequence[Route] = (
         "GET", "/v1/instances/{id}/log", "log", "What its processes have printed.", "text/plain",
         parameters=(_ID, _LINES, _FOLLOWS), fails=(403, 404, 422),
     ),
+    Route(
+        "GET", "/v1/instances/{id}/stats", "stats", "What it has done, and how fast.", Statistics,
+        parameters=(_ID,), fails=(403, 404, 500),
+    ),
+    Route("GET", "/metrics", "metrics", "Statistics of all disks, for Prometheus.", "text/plain"),
     Route(
         "GET", "/v1/events", "events", "What happens, as server-sent events.", "text/event-stream"
     ),
@@ -209,6 +216,14 @@ class Api:
             if text:
                 yield text
             await asyncio.sleep(_FOLLOW)
+
+    async def _stats(self, request: Request, caller: Caller) -> Statistics:
+        id_ = request.path_params["id"]
+        return await self._run(lambda: self.launcher.stats(id_, caller))
+
+    async def _metrics(self, request: Request, caller: Caller) -> Response:
+        text = await self._run(lambda: self.launcher.metrics(caller))
+        return Response(text, media_type=CONTENT_TYPE)
 
     async def _events(self, request: Request, caller: Caller) -> Response:
         if len(self._listeners) >= _MAX_LISTENERS:

@@ -14,15 +14,18 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Final
 
+from userdisk import control
 from userdisk.errors import UsageError, UserdiskError
 from userdisk.launcher import classes, log_file, places, saved, shims
 from userdisk.launcher.discovery import Discovery
 from userdisk.launcher.instances import Instances, Known, as_instance
 from userdisk.launcher.rights import Caller, Refused, user_name
 from userdisk.launcher.spec import Spec, State, Status
-from userdisk.launcher.types import ClassInfo, Event, Instance, Service, Start, Stopped
+from userdisk.launcher.types import ClassInfo, Event, Instance, Service, Start, Statistics, Stopped
+from userdisk.telemetry.prometheus import render
 
 log = logging.getLogger("userdisk")
 
@@ -31,6 +34,8 @@ _RETRIES: Final = (1.0, 5.0, 30.0, 60.0)  # seconds between tries to restore one
 _TAIL: Final = 20  # lines of a log
 MAX_LINES: Final = 10_000
 _STOP_SECONDS: Final = 120.0
+_ASK_SECONDS: Final = 2.0
+_ASKING: Final = 16  # disks at the same time
 _NEW: Final = Status()
 
 
@@ -222,6 +227,25 @@ class Launcher:
         except OSError:
             return None
 
+    def stats(self, id_: str, caller: Caller) -> Statistics:
+        """What was done for it, and how long that took.
+
+        Raises `NotFound`, and `UserdiskError` if its process does not answer.
+        """
+        return Statistics(_stats(self._find(id_, caller, "may_query", "see"))["units"])
+
+    def metrics(self, caller: Caller) -> str:
+        """The same of all disks that the caller may see, for Prometheus, but of silent ones."""
+        rights = _Rights(caller)
+        seen = [each for each in self._instances.all() if rights.may(each.spec, "may_query")]
+        with ThreadPoolExecutor(_ASKING, "metrics") as pool:
+            answers = list(pool.map(_stats_or_none, seen))
+        return render(
+            ({"class": known.spec.class_, "instance": known.spec.name}, answer)
+            for known, answer in zip(seen, answers, strict=True)
+            if answer is not None
+        )
+
     def by_process(self, pid: int, caller: Caller) -> Instance:
         """The instance that a process belongs to. Raises `NotFound`."""
         for instance in self.instances(caller):
@@ -296,6 +320,23 @@ class Launcher:
 
     def _changed(self, known: Known, gone: bool) -> None:
         self._tell(Event("gone" if gone else "state", as_instance(known)))
+
+
+def _stats(known: Known) -> dict[str, Any]:
+    """Raises `UserdiskError`."""
+    if not known.alive or not known.status.control:
+        raise UserdiskError(f"{known.spec.id}: it does not serve now")
+    try:
+        return control.ask(Path(known.status.control), {"verb": "stats"}, _ASK_SECONDS)
+    except OSError as error:
+        raise UserdiskError(f"{known.spec.id}: it does not answer: {error}") from None
+
+
+def _stats_or_none(known: Known) -> dict[str, Any] | None:
+    try:
+        return _stats(known)
+    except UserdiskError:
+        return None
 
 
 class _Rights:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from msgspec import Meta, Struct, field
 
@@ -53,6 +53,12 @@ class Instances(Struct):
     """All that the caller may see."""
 
     instances: list[Instance]
+
+
+class Statistics(Struct):
+    """What the disk's process has counted, by unit; see docs/metrics.md."""
+
+    units: dict[str, Any]
 
 
 class Stopped(Struct):

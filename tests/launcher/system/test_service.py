@@ -351,11 +351,32 @@ def test_the_document_describes_every_route(service: Service) -> None:
     document = service.start().get("/openapi.json")
     assert set(document["paths"]) == {
         "/v1/service", "/v1/classes", "/v1/instances", "/v1/instances/{id}",
-        "/v1/instances/{id}/log", "/v1/events",
+        "/v1/instances/{id}/log", "/v1/instances/{id}/stats", "/v1/events", "/metrics",
     }  # fmt: skip
     text = json.dumps(document)
     for name in document["components"]["schemas"]:
         assert f"#/components/schemas/{name}" in text, name
+
+
+def test_statistics_of_one_and_of_all(service: Service) -> None:
+    client = service.start()
+    for name in ("one", "two"):
+        service.cli("start", "ram", name, "1M")
+    uri = client.get(instance_path("ram.one"))["nbd_uri"]
+    service.cli("stgtest", uri, "50", "R", "*", "8")
+    (unit,) = client.get(instance_path("ram.one", "/stats"))["units"].values()
+    assert unit["operations"]["read"]["count"] >= 50 and unit["size"] == 1 << 20
+    page = "\n".join(client.lines("/metrics"))
+    for name in ("one", "two"):
+        assert f'class="ram",instance="{name}"' in page
+    status = client.get(instance_path("ram.two"))
+    os.kill(status["unit_pid"], signal.SIGKILL)
+    service.stable.until(lambda: client.get(instance_path("ram.two"))["state"] == "failed")
+    with pytest.raises(Failed, match="does not"):
+        client.get(instance_path("ram.two", "/stats"))
+    assert 'instance="two"' not in "\n".join(client.lines("/metrics"))
+    for name in ("one", "two"):
+        service.cli("stop", "ram", name)
 
 
 def test_many_disks_are_listed_at_once(service: Service) -> None:
