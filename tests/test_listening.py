@@ -14,7 +14,7 @@ import pytest
 
 from userdisk import listening
 from userdisk.errors import UsageError
-from userdisk.listening import Listener
+from userdisk.listening import Listener, listen
 
 
 def test_only_the_owner_may_connect_and_the_file_goes(tmp_path: Path) -> None:
@@ -138,3 +138,35 @@ def test_the_file_goes_while_its_socket_still_listens(
     listener.close()
     monkeypatch.undo()
     assert not path.exists()
+
+
+@pytest.mark.parametrize("unix", [False, True])
+def test_an_inherited_socket_goes_on_listening(unix: bool, tmp_path: Path) -> None:
+    """Who takes it over takes those who came meanwhile, too."""
+    path = tmp_path / "socket"
+    held = socket.socket(socket.AF_UNIX) if unix else socket.create_server(("127.0.0.1", 0))
+    with held:
+        if unix:
+            held.bind(str(path))
+            held.listen()
+        address: tuple[str, int] | str = held.getsockname()
+        first = listen(("", 0), socket.socket(fileno=os.dup(held.fileno())))
+        assert first.address == (path if unix else address)
+        with socket.socket(held.family) as client:
+            client.connect(address)
+            taken, _ = first.socket.accept()
+            taken.close()
+        first.close()
+        with pytest.raises(OSError):
+            first.socket.accept()
+        with socket.socket(held.family) as waits:
+            waits.connect(address)  # while nobody accepts
+            second = listen(("", 0), socket.socket(fileno=os.dup(held.fileno())))
+            taken, _ = second.socket.accept()
+            taken.sendall(b"x")
+            assert waits.recv(1) == b"x"
+            taken.close()
+        second.close()
+        with pytest.raises(OSError):
+            second.socket.accept()
+        second.close()

@@ -107,20 +107,29 @@ class Inherited:
         self._sock = sock
         self._sock.setblocking(False)  # holds for who has it, too, who only keeps it
         self._closed, self._close = socket.socketpair()
+        self._poll = select.poll()
+        for each in (self._sock, self._closed):
+            self._poll.register(each, select.POLLIN)
         bound = sock.getsockname()
         self.address: Address = bound[:2] if isinstance(bound, tuple) else Path(os.fsdecode(bound))
         self.where = _text(*self.address) if isinstance(self.address, tuple) else f"unix:{bound}"
 
     def accept(self) -> tuple[socket.socket, Any]:
         """Wait for a client: its socket and address. Raises OSError, also after `close`."""
-        while True:
-            if self._closed in select.select([self._sock, self._closed], [], [])[0]:
-                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        while self._sock.fileno() >= 0:
+            if self._closed.fileno() in (descriptor for descriptor, _ in self._poll.poll()):
+                for each in (self._sock, self._closed, self._close):
+                    each.close()
+                break
             with contextlib.suppress(BlockingIOError):  # somebody else took it
                 return self._sock.accept()
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
     def close(self) -> None:
-        """Accept nobody any more; whoever connects waits for the next process."""
+        """Accept nobody any more; whoever connects waits for the next process.
+
+        The descriptors are closed by who is in `accept`, or calls it next.
+        """
         with contextlib.suppress(OSError):
             self._close.send(b"\0")
 
