@@ -62,6 +62,13 @@ def test_an_error_is_an_object_too(arguments: tuple[str, ...]) -> None:
     assert found["message"].startswith("no-such-disk: no running")
 
 
+@pytest.mark.parametrize("group", ["launchctl", "desktop", "scsitool"])
+def test_a_missing_word_is_an_object_too(group: str) -> None:
+    done = userdisk("--log-format", "json", group)
+    assert done.returncode == 2
+    assert f"userdisk {group} --help" in json.loads(done.stderr)["message"]
+
+
 def test_warnings_and_remarks_are_objects_too() -> None:
     with serving(
         "ram:1M", "--log-format", "json", "--listen", "0.0.0.0:0", "--nbd", "0.0.0.0:0"

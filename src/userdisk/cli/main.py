@@ -29,6 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             None if arguments is None else list(arguments), "userdisk", standalone_mode=False
         )
     except click.exceptions.NoArgsIsHelpError as error:
+        path = error.ctx.command_path if error.ctx is not None else "userdisk"
+        if _as_json():
+            return _fail(f"which command? (see {path} --help)", 2)
         click.echo(error.format_message(), err=True)
         return 2
     except click.UsageError as error:
@@ -51,10 +54,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status if isinstance(status, int) else 0
 
 
-def _fail(message: str, status: int) -> int:
+def _as_json() -> bool:
     logs = sys.modules.get("userdisk.cli.logs")  # not there without click
+    return logs is not None and bool(logs.as_json())
+
+
+def _fail(message: str, status: int) -> int:
     line = " ".join(message.split())
-    if logs is not None and logs.as_json():
+    if _as_json():
         logging.getLogger("userdisk").error("%s", line)
     else:
         print(f"userdisk: {line}", file=sys.stderr)
