@@ -31,11 +31,13 @@ from userdisk.launcher.types import (
     Event,
     Instance,
     Instances,
+    Mount,
     Problem,
     Service,
     Start,
     Statistics,
     Stopped,
+    Unmount,
 )
 from userdisk.telemetry.prometheus import CONTENT_TYPE
 
@@ -50,7 +52,6 @@ _FOLLOW: Final = 0.25  # seconds between looks at a log
 _LONGEST_STOP: Final = 86400.0
 
 _T = TypeVar("_T")
-_Context = tuple[Request, Caller]
 
 _ID = Parameter("id", "Of the instance.", {"type": "string", "minLength": 1}, "path")
 _FORCE = Parameter("force", "Although something uses it.", {"type": "boolean", "default": False})
@@ -87,6 +88,14 @@ ROUTES: Sequence[Route] = (
     Route(
         "DELETE", "/v1/instances/{id}", "stop", "Unmount, detach, flush and end a disk.", Stopped,
         parameters=(_ID, _FORCE, _TIMEOUT), fails=(403, 404, 409, 422, 500),
+    ),
+    Route(
+        "POST", "/v1/instances/{id}/mount", "mount", "Mount its device.", Instance, takes=Mount,
+        parameters=(_ID,), fails=(403, 404, 409, 413, 422, 500),
+    ),
+    Route(
+        "POST", "/v1/instances/{id}/unmount", "unmount", "Unmount its device, which stays.",
+        Instance, takes=Unmount, parameters=(_ID,), fails=(403, 404, 409, 413, 422, 500),
     ),
     Route(
         "GET", "/v1/instances/{id}/log", "log", "What its processes have printed.", "text/plain",
@@ -176,13 +185,7 @@ class Api:
         return Instances(await self._run(lambda: self.launcher.instances(caller, class_, name)))
 
     async def _start(self, request: Request, caller: Caller) -> Response:
-        body = await _body(request)
-        try:
-            asked = msgspec.json.decode(body, type=Start)
-        except msgspec.ValidationError as error:
-            return _answer(Problem(f"the request: {error}"), 422)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            return _answer(Problem(f"the request is not JSON: {error}"), 400)
+        asked = await _asked(request, Start)
         found = await self._run(lambda: self.launcher.start(asked, caller))
         return _answer(found, 201 if asked.wait else 202)
 
@@ -197,6 +200,14 @@ class Api:
         return await self._run(
             lambda: self.launcher.stop(id_, caller, force=force, timeout=timeout)
         )
+
+    async def _mount(self, request: Request, caller: Caller) -> Instance:
+        id_, folder = request.path_params["id"], (await _asked(request, Mount)).folder
+        return await self._run(lambda: self.launcher.mount(id_, caller, folder))
+
+    async def _unmount(self, request: Request, caller: Caller) -> Instance:
+        id_, force = request.path_params["id"], (await _asked(request, Unmount)).force
+        return await self._run(lambda: self.launcher.unmount(id_, caller, force=force))
 
     async def _log(self, request: Request, caller: Caller) -> Response:
         id_, query = request.path_params["id"], request.query_params
@@ -292,6 +303,17 @@ async def _http_problem(request: Request, error: Exception) -> Response:
 
 async def _bug(request: Request, error: Exception) -> Response:
     return _answer(Problem(f"{type(error).__name__}: {error}"), 500)
+
+
+async def _asked(request: Request, kind: type[_T]) -> _T:
+    """What the body says. Raises `HTTPException`."""
+    body = await _body(request)
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        raise HTTPException(422, f"the request: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise HTTPException(400, f"the request is not JSON: {error}") from None
 
 
 async def _body(request: Request) -> bytes:

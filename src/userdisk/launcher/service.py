@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from userdisk import control
 from userdisk.errors import UsageError, UserdiskError
-from userdisk.launcher import classes, log_file, places, saved, shims
+from userdisk.launcher import classes, log_file, mounting, places, saved, shims
 from userdisk.launcher.discovery import Discovery
 from userdisk.launcher.instances import Instances, Known, as_instance
 from userdisk.launcher.rights import Caller, Refused, user_name
@@ -34,6 +34,7 @@ _RETRIES: Final = (1.0, 5.0, 30.0, 60.0)  # seconds between tries to restore one
 _TAIL: Final = 20  # lines of a log
 MAX_LINES: Final = 10_000
 _STOP_SECONDS: Final = 120.0
+_MOUNT_SECONDS: Final = 600.0  # a journal may be long
 _ASK_SECONDS: Final = 2.0
 _ASKING: Final = 16  # disks at the same time
 _NEW: Final = Status()
@@ -176,26 +177,40 @@ class Launcher:
         if not known.alive:
             remarks = shims.reap(known.spec, known.status)
         else:
-            try:
-                answer = shims.ask(
-                    places.instance_folder(id_),
-                    "stop",
-                    timeout + known.spec.stop_timeout + _STOP_SECONDS,
-                    force=force,
-                    timeout=timeout,
-                )
-            except FileNotFoundError:
-                raise NotFound(f"{id_}: it has just gone") from None
-            except OSError as error:
-                raise UserdiskError(f"{id_}: it does not answer: {error}") from None
-            except UserdiskError as error:
-                if "busy" in str(error) or "in use" in str(error):
-                    raise Busy(str(error)) from None
-                raise
+            seconds = timeout + known.spec.stop_timeout + _STOP_SECONDS
+            answer = _ask(known, "stop", seconds, force=force, timeout=timeout)
             remarks = [str(each) for each in answer["remarks"]]
         saved.forget(id_)
         self._instances.look()
         return Stopped(remarks)
+
+    def mount(self, id_: str, caller: Caller, folder: str) -> Instance:
+        """Mount an attached disk, on the folder of its class if none is given.
+
+        Raises `NotFound`, `Refused`, `UsageError`, `UserdiskError`; `shims.Exists`: it is mounted.
+        """
+        known = self._find(id_, caller, "may_stop", "mount")
+        try:
+            wanted = mounting.place(known.spec, folder, caller)
+        except Refused as error:
+            log.warning("refused: %s (process %d)", error, caller.pid)
+            raise
+        if known.status.mountpoints:
+            where = ", ".join(known.status.mountpoints)
+            raise shims.Exists(f"{id_}: it is mounted already, on {where}")
+        log.info("%s mounts %s on %s", caller.name, id_, wanted)
+        _ask(known, "mount", _MOUNT_SECONDS, folder=wanted)
+        return self._instance(id_)
+
+    def unmount(self, id_: str, caller: Caller, *, force: bool) -> Instance:
+        """Unmount a disk, and leave it attached.
+
+        Raises `NotFound`, `Refused`, `Busy` (nothing is different then), `UserdiskError`.
+        """
+        known = self._find(id_, caller, "may_stop", "unmount")
+        log.info("%s unmounts %s%s", caller.name, id_, " by force" if force else "")
+        _ask(known, "unmount", _MOUNT_SECONDS, force=force)
+        return self._instance(id_)
 
     def instances(self, caller: Caller, class_: str = "", name: str = "") -> list[Instance]:
         """Those that the caller may see; of one class, or of one name."""
@@ -320,6 +335,23 @@ class Launcher:
 
     def _changed(self, known: Known, gone: bool) -> None:
         self._tell(Event("gone" if gone else "state", as_instance(known)))
+
+
+def _ask(known: Known, verb: str, seconds: float, **fields: object) -> dict[str, Any]:
+    """Ask a shim. Raises `NotFound`, `Busy`, `UserdiskError`, as it does."""
+    id_ = known.spec.id
+    if not known.alive:
+        raise UserdiskError(f"{id_}: the process that kept it was killed; it can only be stopped")
+    try:
+        return shims.ask(places.instance_folder(id_), verb, seconds, **fields)
+    except FileNotFoundError:
+        raise NotFound(f"{id_}: it has just gone") from None
+    except OSError as error:
+        raise UserdiskError(f"{id_}: it does not answer: {error}") from None
+    except UserdiskError as error:
+        if "busy" in str(error) or "in use" in str(error):
+            raise Busy(str(error)) from None
+        raise
 
 
 def _stats(known: Known) -> dict[str, Any]:

@@ -20,6 +20,18 @@ class Start(Struct, forbid_unknown_fields=True):
     wait: bool = True  #: answer only when it is up, or has failed
 
 
+class Mount(Struct, forbid_unknown_fields=True):
+    """Where to mount; nothing: where the class says."""
+
+    folder: _Text = ""
+
+
+class Unmount(Struct, forbid_unknown_fields=True):
+    """How to unmount: `force` also while files there are open."""
+
+    force: bool = False
+
+
 class Instance(Struct, kw_only=True, omit_defaults=False):
     """A disk of the launcher. Sizes in bytes, times in seconds."""
 
