@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -21,7 +21,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route as StarletteRoute
 
 from userdisk.errors import UsageError, UserdiskError
-from userdisk.launcher import log_file, shims
+from userdisk.launcher import log_file, shims, tracing
 from userdisk.launcher.openapi import JSON, Parameter, Route, document
 from userdisk.launcher.peer import caller_of
 from userdisk.launcher.rights import Caller, Refused
@@ -50,6 +50,7 @@ _QUEUE: Final = 1000  # events that one who listens may be behind
 _MAX_LISTENERS: Final = 64
 _FOLLOW: Final = 0.25  # seconds between looks at a log
 _LONGEST_STOP: Final = 86400.0
+_LONGEST_TRACE: Final = 3600.0
 
 _T = TypeVar("_T")
 
@@ -62,6 +63,11 @@ _TIMEOUT = Parameter(
 )
 _LINES = Parameter(
     "lines", "The last so many.", {"type": "integer", "minimum": 0, "maximum": MAX_LINES}
+)
+_SECONDS = Parameter(
+    "seconds",
+    "The end, after so many.",
+    {"type": "number", "minimum": 0, "maximum": _LONGEST_TRACE, "default": 60},
 )
 _FOLLOWS = Parameter("follow", "Go on until the instance ends.", {"type": "boolean"})
 
@@ -105,6 +111,10 @@ ROUTES: Sequence[Route] = (
         "GET", "/v1/instances/{id}/stats", "stats", "What it has done, and how fast.", Statistics,
         parameters=(_ID,), fails=(403, 404, 500),
     ),
+    Route(
+        "GET", "/v1/instances/{id}/trace", "trace", "Its commands as they end, a JSON line each.",
+        "application/x-ndjson", parameters=(_ID, _SECONDS), fails=(403, 404, 422, 500),
+    ),
     Route("GET", "/metrics", "metrics", "Statistics of all disks, for Prometheus.", "text/plain"),
     Route(
         "GET", "/v1/events", "events", "What happens, as server-sent events.", "text/event-stream"
@@ -119,6 +129,7 @@ class Api:
         self._pool = ThreadPoolExecutor(_THREADS, "api")
         self._listeners: dict[asyncio.Queue[Event | None], Caller] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._ending = False
         self.launcher = Launcher(self._told)
         self._document = msgspec.json.encode(document(ROUTES))
         routes = [
@@ -134,6 +145,7 @@ class Api:
 
     def end_streams(self) -> None:
         """Whoever listens gets the end; on the loop's thread."""
+        self._ending = True
         for queue in self._listeners:
             with contextlib.suppress(asyncio.QueueFull):
                 queue.put_nowait(None)
@@ -216,21 +228,38 @@ class Api:
         text = "".join(f"{line}\n" for line in found)
         if not _flag(query, "follow"):
             return Response(text, media_type="text/plain")
-        return StreamingResponse(self._follow(id_, text, position), media_type="text/plain")
+        more = self._follow(id_, text, position)
+        return StreamingResponse(self._while_serving(more), media_type="text/plain")
 
-    async def _follow(self, id_: str, text: str, position: log_file.Position) -> AsyncIterator[str]:
+    async def _follow(
+        self, id_: str, text: str, position: log_file.Position
+    ) -> AsyncGenerator[str, None]:
         yield text
         while (
             more := await self._run(partial(self.launcher.log_since, id_, position))
         ) is not None:
             text, position = more
-            if text:
-                yield text
+            yield text
             await asyncio.sleep(_FOLLOW)
+
+    async def _while_serving(self, items: AsyncGenerator[_T, None]) -> AsyncIterator[_T]:
+        """What comes, until the service ends; it has to come now and then."""
+        async with contextlib.aclosing(items):
+            async for item in items:
+                yield item
+                if self._ending:
+                    return
 
     async def _stats(self, request: Request, caller: Caller) -> Statistics:
         id_ = request.path_params["id"]
         return await self._run(lambda: self.launcher.stats(id_, caller))
+
+    async def _trace(self, request: Request, caller: Caller) -> Response:
+        id_ = request.path_params["id"]
+        seconds = _number(request.query_params, "seconds", 60.0, 0.0, _LONGEST_TRACE)
+        path, user = await self._run(lambda: self.launcher.traced(id_, caller))
+        lines = await tracing.begin(path, user, seconds)
+        return StreamingResponse(self._while_serving(lines), media_type="application/x-ndjson")
 
     async def _metrics(self, request: Request, caller: Caller) -> Response:
         text = await self._run(lambda: self.launcher.metrics(caller))

@@ -20,6 +20,7 @@ from typing import Any, Final
 from userdisk import control
 from userdisk.errors import UsageError, UserdiskError
 from userdisk.launcher import classes, log_file, mounting, places, saved, shims
+from userdisk.launcher.confinement import find_user
 from userdisk.launcher.discovery import Discovery
 from userdisk.launcher.instances import Instances, Known, as_instance
 from userdisk.launcher.rights import Caller, Refused, user_name
@@ -249,6 +250,15 @@ class Launcher:
         """
         return Statistics(_stats(self._find(id_, caller, "may_query", "see"))["units"])
 
+    def traced(self, id_: str, caller: Caller) -> tuple[Path, int]:
+        """Where its unit's process answers, and the user that it runs as.
+
+        Raises `NotFound`, and `UserdiskError` if there is none now.
+        """
+        known = self._find(id_, caller, "may_query", "see")
+        user = find_user(known.spec.user)
+        return _serving(known), os.getuid() if user is None else user.uid
+
     def metrics(self, caller: Caller) -> str:
         """The same of all disks that the caller may see, for Prometheus, but of silent ones."""
         rights = _Rights(caller)
@@ -356,12 +366,17 @@ def _ask(known: Known, verb: str, seconds: float, **fields: object) -> dict[str,
 
 def _stats(known: Known) -> dict[str, Any]:
     """Raises `UserdiskError`."""
-    if not known.alive or not known.status.control:
-        raise UserdiskError(f"{known.spec.id}: it does not serve now")
     try:
-        return control.ask(Path(known.status.control), {"verb": "stats"}, _ASK_SECONDS)
+        return control.ask(_serving(known), {"verb": "stats"}, _ASK_SECONDS)
     except OSError as error:
         raise UserdiskError(f"{known.spec.id}: it does not answer: {error}") from None
+
+
+def _serving(known: Known) -> Path:
+    """The control socket of its unit's process. Raises `UserdiskError` if there is none."""
+    if not known.alive or not known.status.control:
+        raise UserdiskError(f"{known.spec.id}: it does not serve now")
+    return Path(known.status.control)
 
 
 def _stats_or_none(known: Known) -> dict[str, Any] | None:

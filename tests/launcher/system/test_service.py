@@ -352,7 +352,8 @@ def test_the_document_describes_every_route(service: Service) -> None:
     assert set(document["paths"]) == {
         "/v1/service", "/v1/classes", "/v1/instances", "/v1/instances/{id}",
         "/v1/instances/{id}/mount", "/v1/instances/{id}/unmount",
-        "/v1/instances/{id}/log", "/v1/instances/{id}/stats", "/v1/events", "/metrics",
+        "/v1/instances/{id}/log", "/v1/instances/{id}/stats", "/v1/instances/{id}/trace",
+        "/v1/events", "/metrics",
     }  # fmt: skip
     text = json.dumps(document)
     for name in document["components"]["schemas"]:
