@@ -25,6 +25,22 @@ def with_partitions(device: Path) -> list[Path]:
 
 
 def release(devices: Sequence[Path], *, force: bool) -> list[str]:
+    """Unmount everything on the devices, and see that nothing else uses them.
+
+    As `unmount`; what is in use otherwise is refused, or with `force` returned.
+    """
+    problems = unmount(devices, force=force)
+    for device in devices:
+        if block.in_use(device, 0 if problems else _HOLDER_SECONDS):
+            line = f"{device} is in use{held_by(device)}"
+            if not force:
+                raise UserdiskError(f"{line}; release it, or use --force")
+            if not problems:  # otherwise it is what has just been unmounted lazily
+                problems.append(line)
+    return problems
+
+
+def unmount(devices: Sequence[Path], *, force: bool) -> list[str]:
     """Unmount everything on the devices; blocks while file systems write.
 
     What is busy is refused, or with `force` unmounted lazily: it stays for its users and is
@@ -46,13 +62,6 @@ def release(devices: Sequence[Path], *, force: bool) -> list[str]:
         _write_out(mount.folder)
         mounts.unmount(mount.folder, UnmountFlag.DETACH)
         problems.append(line)
-    for device in devices:
-        if block.in_use(device, 0 if problems else _HOLDER_SECONDS):
-            line = f"{device} is in use{held_by(device)}"
-            if not force:
-                raise UserdiskError(f"{line}; release it, or use --force")
-            if not problems:  # otherwise it is what has just been unmounted lazily
-                problems.append(line)
     return problems
 
 

@@ -5,17 +5,24 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from userdisk.errors import UsageError, UserdiskError
 from userdisk.launcher.spec import Spec
 
+if TYPE_CHECKING:
+    from userdisk.attach.state import Record
+
+_MOUNT_SECONDS: Final = 60.0  # to wait for who is at it
+
 
 class Note(Protocol):
-    """Takes fields of `Status`."""
+    """Takes fields of `Status`; `missing`: what was asked for is not there."""
 
-    def __call__(self, **fields: Any) -> None: ...
+    def __call__(self, *, missing: bool, **fields: Any) -> None: ...
 
 
 class Attached:
@@ -30,8 +37,10 @@ class Attached:
         self._folder = folder
         self._note = note
         self._name = ""  # of the attachment
+        self._record: Record | None = None  # while the attaching process runs
         self._made: Path | None = None  # the folder it is mounted on, if it was not there
         self._done = threading.Event()
+        self._turn = threading.Lock()  # of who mounts, unmounts or ejects
         self._abandoned = False
         self.missing = spec.attach.wanted  #: something that was asked for is not there
         if not spec.attach.wanted:
@@ -40,10 +49,11 @@ class Attached:
     def attach(self) -> None:
         """Attach and mount; what goes wrong is noted. Blocks."""
         try:
-            self._attach()
+            with self._turn:
+                self._attach()
         except (UserdiskError, OSError) as error:
             if not self._abandoned:
-                self._note(last_error=f"attaching: {error}")
+                self._note(missing=self.missing, last_error=f"attaching: {error}")
         finally:
             self._done.set()
 
@@ -71,18 +81,79 @@ class Attached:
         attached = launch.launch(
             "userdisk.launcher.attaching", unit, request, self._spec.start_timeout
         )
-        record = attached.record
+        self._record = record = attached.record
         self._name = attached.folder.name
-        self._note(device=str(attached.device), attach_pid=record.pid)
+        self._note(missing=True, device=record.device, attach_pid=record.pid)
         threading.Thread(
             target=self._watch, args=(record.pid, record.start_time), daemon=True
         ).start()
         filesystem.add_partitions(attached.device)
         if wanted.mount:
-            place = Path(wanted.mount)
-            self._made = None if place.exists() else place
+            self._mount(record, Path(wanted.mount))
+        else:
+            self.missing = False
+            self._note(missing=False)
+
+    def mount(self, folder: str) -> None:
+        """Mount the device, as its class says, but on this folder. Blocks.
+
+        Raises `UsageError` and `UserdiskError` if it cannot be, or is mounted already.
+        """
+        with self._turned(_MOUNT_SECONDS):
+            record = self._ready()
+            from userdisk.attach import filesystem, mounts, release
+
+            filesystem.check_tools(self._spec.attach.format or None)
+            nodes = release.with_partitions(Path(record.device))
+            if there := [each.folder for each in mounts.mounts_of(nodes)]:
+                self._note(missing=False, mountpoints=tuple(there))
+                raise UserdiskError(f"it is mounted already, on {', '.join(there)}")
+            self._mount(record, Path(folder))
+
+    def unmount(self, *, force: bool) -> list[str]:
+        """Unmount the device, which stays; returns remarks. Blocks while file systems write.
+
+        Raises `UserdiskError` if it is in use and not forced, `UsageError` if it is not mounted.
+        """
+        with self._turned(_MOUNT_SECONDS):
+            record = self._ready()
+            from userdisk.attach import mounts, release
+
+            device = Path(record.device)
+            nodes = release.with_partitions(device)
+            mounted = bool(mounts.mounts_of(nodes))
+            try:
+                remarks = release.unmount([device], force=force)
+                self._remove_folder()
+            finally:
+                left = tuple(each.folder for each in mounts.mounts_of(nodes))
+                self._note(missing=self.missing, mountpoints=left)
+            if not mounted:
+                raise UsageError("it is not mounted")
+            return remarks
+
+    def _ready(self) -> Record:
+        if self._record is None or self._abandoned:
+            raise UsageError("it has no device now")
+        return self._record
+
+    @contextlib.contextmanager
+    def _turned(self, timeout: float) -> Iterator[None]:
+        if not self._done.wait(timeout) or not self._turn.acquire(timeout=timeout):
+            raise UserdiskError(f"it is being attached or mounted still, after {timeout:g} s")
+        try:
+            yield
+        finally:
+            self._turn.release()
+
+    def _mount(self, record: Record, place: Path) -> None:
+        from userdisk.attach import filesystem
+
+        wanted = self._spec.attach
+        self._made = None if place.exists() else place
+        try:
             _folder(place, wanted.owner)
-            node = filesystem.choose_partition(attached.device, wanted.partition)
+            node = filesystem.choose_partition(Path(record.device), wanted.partition)
             fresh = bool(wanted.format) and not record.read_only and not filesystem.content(node)
             if fresh:
                 filesystem.make(wanted.format, node)
@@ -94,13 +165,14 @@ class Attached:
                 discards=record.discards,
                 owner=wanted.owner,
             )
-            if fresh and wanted.owner is not None:
-                os.chown(place, wanted.owner, -1)
-            self.missing = False
-            self._note(mountpoints=(str(place),))
-        else:
-            self.missing = False
-            self._note()
+        except BaseException:
+            self._remove_folder()
+            raise
+        if fresh and wanted.owner is not None:
+            os.chown(place, wanted.owner, -1)
+        was_missing, self.missing = self.missing, False
+        mended = {"last_error": ""} if was_missing else {}
+        self._note(missing=False, mountpoints=(str(place),), **mended)
 
     def _watch(self, pid: int, started: int) -> None:
         """See the attaching process end."""
@@ -110,7 +182,9 @@ class Attached:
             while process is not None and not state.wait_for_end(process, 3600.0):
                 pass
         self.missing = True
+        self._record = None
         self._note(
+            missing=True,
             device="",
             mountpoints=(),
             attach_pid=0,
@@ -122,7 +196,17 @@ class Attached:
 
         Raises `UserdiskError` if it is in use and not forced; nothing is different then.
         """
+        began = time.monotonic()
         self._done.wait(timeout)
+        left = max(began + timeout - time.monotonic(), 0.0)
+        if not self._turn.acquire(timeout=left):  # who mounts waits for the unit, which may be gone
+            return self._eject(force=force, timeout=timeout)
+        try:
+            return self._eject(force=force, timeout=timeout)
+        finally:
+            self._turn.release()
+
+    def _eject(self, *, force: bool, timeout: float) -> list[str]:
         if not self._name:
             return []
         from userdisk.attach import eject
@@ -150,6 +234,7 @@ class Attached:
         if self._made is not None:
             with contextlib.suppress(OSError):  # somebody keeps something there
                 self._made.rmdir()
+            self._made = None
 
 
 def _folder(path: Path, owner: int | None) -> None:

@@ -90,6 +90,11 @@ class Processes:
         return self._unit.exit_status
 
     @property
+    def stop_timeout(self) -> float:
+        """Seconds from being told to end to being killed."""
+        return self._spec.stop_timeout
+
+    @property
     def kept(self) -> list[int]:
         """Children that are waited for here, and by nobody else."""
         return [self._unit_pid, self.program_pid]

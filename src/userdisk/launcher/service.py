@@ -347,7 +347,7 @@ class Launcher:
         self._tell(Event("gone" if gone else "state", as_instance(known)))
 
 
-def _ask(known: Known, verb: str, seconds: float, **fields: object) -> dict[str, Any]:
+def _ask(known: Known, verb: str, seconds: float, /, **fields: object) -> dict[str, Any]:
     """Ask a shim. Raises `NotFound`, `Busy`, `UserdiskError`, as it does."""
     id_ = known.spec.id
     if not known.alive:

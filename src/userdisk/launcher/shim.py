@@ -4,7 +4,7 @@ Theory of operation. The main thread has the unit's process (and the program, if
 it starts them, waits for their end or for a stop, and starts them again as the policy says. The
 listening sockets are made here and inherited, so that whoever connects meanwhile waits in their
 queue. A thread attaches and mounts once, while the unit is still being opened; the attaching
-process outlives the unit's. Verbs run on threads of the control socket.
+process outlives the unit's. Verbs (verbs.py) run on threads of the control socket.
 
     starting --up--> running <--> degraded      what was asked for is missing, but it serves
     running --the unit's process ends--> restarting --up--> running
@@ -26,24 +26,22 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from userdisk.control import Answer, Control
+from userdisk.control import Control
 from userdisk.errors import UsageError, UserdiskError
 from userdisk.launcher import children, log_file, sockets, spec
 from userdisk.launcher.attached import Attached
 from userdisk.launcher.processes import Processes
 from userdisk.launcher.restarts import Restarts
-from userdisk.launcher.spec import Spec, State, Status
+from userdisk.launcher.spec import Spec, State
+from userdisk.launcher.standing import Standing
+from userdisk.launcher.verbs import Verbs
 
 SHIM: Final = "shim"  #: the control socket in the instance's folder
-_LONGEST_WAIT: Final = 3600.0
-_STOP_SECONDS: Final = 86400.0
 _ANSWER_SECONDS: Final = 5.0
-_LOST_SECONDS: Final = 1.0
-_KILL_SECONDS: Final = 30.0
 _LAST_LINES: Final = 20
 _LAST_LENGTH: Final = 200
 
@@ -53,29 +51,22 @@ class Shim:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)
-        self._status = Status(State.STARTING, time.time(), os.getpid(), spec.start_time())
-        self._report: dict[str, Any] = {}  # of the unit's process that is up
         self._events: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._stopping = False
-        self._patience = _STOP_SECONDS  # for the last flush
-        self._given_up = False  # nobody waits for the unit to come back
-        self._problem = ""  # when the unit was closed
-        self._ended = threading.Event()
         self._spec = given = spec.read_spec(folder)
         self._log = log_file.LogFile(folder, given.log_bytes)
+        self._standing = Standing(folder, self._log.note)
         self._sockets = self._listen(given)
         self._processes = Processes(self._spec, folder, self._sockets, self._log, self._events.put)
-        self._attached = Attached(self._spec, folder, self._note_attached)
-        verbs = {
-            "status": self._say,
-            "stop": self._stop,
-            "unit": self._unit,
-            "lost": self._lost,
-            "log": self._tail,
-        }
-        self._control = Control(verbs, folder / SHIM)
+        self._attached = Attached(self._spec, folder, self._standing.update_device)
+        self._verbs = Verbs(
+            folder,
+            self._standing,
+            self._processes,
+            self._attached,
+            self._log,
+            lambda: self._events.put("stop"),
+        )
+        self._control = Control(self._verbs.table(), folder / SHIM)
 
     def _listen(self, given: Spec) -> dict[str, socket.socket]:
         found = {sockets.NBD: sockets.listen_unix(self._folder / sockets.NBD)}
@@ -100,7 +91,7 @@ class Shim:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
         signal.signal(signal.SIGCHLD, lambda number, frame: self._events.put("child"))
-        self._update()
+        self._standing.update()
         if self._spec.attach.wanted:
             threading.Thread(target=self._attached.attach, name="attach", daemon=True).start()
         try:
@@ -108,9 +99,9 @@ class Shim:
         except UserdiskError as error:
             self._processes.kill()
             reason = f"{error}{self._last_words()}"
-            if self._stopping:
+            if self._standing.stopping:
                 reason = "it was stopped while it started"
-            self._update(state=State.FAILED, last_error=reason)
+            self._standing.update(state=State.FAILED, last_error=reason)
             self._attached.abandon()
             self._close()
             _say(ready, {"error": reason, "usage": isinstance(error, UsageError)})
@@ -129,8 +120,7 @@ class Shim:
 
     def _say_ready(self, ready: int) -> None:
         self._attached.wait()
-        with self._lock:
-            _say(ready, {"status": asdict(self._status)})
+        _say(ready, {"status": self._standing.as_json()})
 
     def _supervise(self) -> None:
         restarts = Restarts(self._spec.policy)
@@ -139,9 +129,9 @@ class Shim:
             if event == "child":
                 children.reap(self._processes.kept)
                 continue
-            if not self._report or not self._processes.has_ended(event):
+            if not self._standing.report or not self._processes.has_ended(event):
                 continue  # it is about a process of the past
-            persistent = bool(self._report["disk"]["persistent"])
+            persistent = bool(self._standing.report["disk"]["persistent"])
             status, reason = self._processes.ended(event)
             self._down(status, reason)
             if not persistent:
@@ -150,7 +140,7 @@ class Shim:
             if not self._restart(restarts, status, reason, time.monotonic() - began):
                 break
             began = time.monotonic()
-        self._problem = self._processes.stop(self._patience)
+        self._verbs.problem = self._processes.stop(self._verbs.patience)
 
     def _restart(self, restarts: Restarts, status: int | None, reason: str, ran: float) -> bool:
         """Start the unit again, or fail; False: a stop came before that."""
@@ -169,9 +159,9 @@ class Shim:
                 ended = self._processes.exit_status
                 self._processes.kill()
                 self._log.note(reason)
-                self._update(last_error=reason, exit_status=ended)
+                self._standing.update(last_error=reason, exit_status=ended)
                 continue
-            self._up(report, restarts=self._status.restarts + 1)
+            self._up(report, restarts=self._standing.status.restarts + 1)
             return True
 
     def _wait_for_stop(self, delay: float) -> bool:
@@ -184,10 +174,10 @@ class Shim:
 
     def _up(self, report: dict[str, Any], **more: Any) -> None:
         disk = report["disk"]
-        with self._changed:
-            self._report = report
+        with self._standing.changed:
+            self._standing.report = report
             missing = self._attached.missing
-            self._update(
+            self._standing.update(
                 state=State.DEGRADED if missing else State.RUNNING,
                 unit_pid=report["pid"],
                 program_pid=self._processes.program_pid,
@@ -203,9 +193,9 @@ class Shim:
 
     def _down(self, status: int | None, reason: str) -> None:
         self._log.note(reason)
-        with self._changed:
-            self._report = {}
-            self._update(
+        with self._standing.changed:
+            self._standing.report = {}
+            self._standing.update(
                 state=State.RESTARTING,
                 unit_pid=0,
                 program_pid=0,
@@ -219,117 +209,20 @@ class Shim:
         self._log.note(f"failed: {reason}")
         for sock in self._sockets.values():  # whoever waits in a queue must not wait for ever
             sock.close()
-        self._update(state=State.FAILED, last_error=reason)
+        self._standing.update(state=State.FAILED, last_error=reason)
 
     def _close(self) -> None:
         for sock in self._sockets.values():
             sock.close()
         self._processes.close()
-        self._update(state=State.ENDED, unit_pid=0, program_pid=0)
+        self._standing.update(state=State.ENDED, unit_pid=0, program_pid=0)
         self._control.close()
         _remove(self._folder)
-        self._ended.set()
+        self._verbs.ended.set()
         self._control.drain(_ANSWER_SECONDS)
 
     def _on_signal(self, number: int, frame: object) -> None:
-        threading.Thread(target=self._stop, args=({"force": True},), daemon=True).start()
-
-    # -- the attaching thread --------------------------------------------------------------------
-
-    def _note_attached(self, **fields: Any) -> None:
-        """Something is different with the device; `state` follows from it."""
-        with self._changed:
-            if self._status.state in (State.RUNNING, State.DEGRADED):
-                missing = self._attached.missing
-                fields["state"] = State.DEGRADED if missing else State.RUNNING
-            self._update(**fields)
-
-    # -- verbs -----------------------------------------------------------------------------------
-
-    def _say(self, request: Mapping[str, object]) -> Answer:
-        with self._lock:
-            return {"status": asdict(self._status)}
-
-    def _tail(self, request: Mapping[str, object]) -> Answer:
-        lines = request.get("lines", 10)
-        return {"lines": log_file.tail(self._folder, lines if isinstance(lines, int) else 10)}
-
-    def _unit(self, request: Mapping[str, object]) -> Answer:
-        """What the unit's process has said; waits until it is up."""
-        deadline = time.monotonic() + _seconds(request, "timeout", _LONGEST_WAIT)
-        with self._changed:
-            while not self._report:
-                if self._given_up or self._status.state in (State.FAILED, State.ENDED):
-                    return {"gone": self._status.last_error or "the disk is being stopped"}
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise UserdiskError(self._status.last_error or "the unit is not ready yet")
-                self._changed.wait(left)
-            return {"report": self._report}
-
-    def _lost(self, request: Mapping[str, object]) -> Answer:
-        """Its attaching process has lost the connection: that process of the unit has to end."""
-        pid = request.get("pid")
-
-        def ended() -> bool:
-            return self._status.unit_pid != pid
-
-        with self._changed:
-            if not self._changed.wait_for(ended, _LOST_SECONDS):
-                self._log.note("the unit's process had closed the connection, and is killed")
-                self._processes.kill_unit()
-                self._changed.wait_for(ended, _KILL_SECONDS)
-            return {"reason": self._status.last_error or "the unit's process has gone"}
-
-    def _stop(self, request: Mapping[str, object]) -> Answer:
-        """Unmount, detach, flush, close. An error if it is in use and not forced."""
-        force = request.get("force") is True
-        timeout = _seconds(request, "timeout", _STOP_SECONDS)
-        began = time.monotonic()
-        with self._lock:
-            if self._stopping:
-                raise UserdiskError("it is being stopped already")
-            self._stopping = True
-            before = self._status.state
-            self._given_up = self._given_up or not (self._report or self._attached.attached)
-            self._update(state=State.STOPPING)
-        if self._given_up:  # else its device needs the unit once more, to write back
-            self._processes.cancel()
-        try:
-            remarks = self._attached.eject(force=force, timeout=timeout)
-        except BaseException:
-            with self._lock:
-                self._stopping = False
-                self._update(state=before)
-            raise
-        left = max(began + timeout - time.monotonic(), 0.0)
-        self._patience = min(left, self._spec.stop_timeout) if force else left
-        self._events.put("stop")
-        self._ended.wait()
-        if self._problem:
-            remarks.append(self._problem)
-        return {"remarks": remarks, "failed": self._problem}
-
-    def _update(self, **fields: Any) -> None:
-        with self._changed:
-            if "state" in fields and self._status.state is not fields["state"]:
-                if self._stopping and fields["state"] in (
-                    State.RUNNING, State.DEGRADED, State.RESTARTING,
-                ):  # fmt: skip
-                    del fields["state"]
-                else:
-                    fields["since"] = time.time()
-            self._status = replace(self._status, **fields)
-            self._changed.notify_all()
-            try:
-                spec.write(self._folder, spec.STATUS, self._status)
-            except OSError as error:
-                self._log.note(f"{spec.STATUS}: {error.strerror}")
-
-
-def _seconds(request: Mapping[str, object], name: str, longest: float) -> float:
-    value = request.get(name)
-    return min(max(float(value), 0.0), longest) if isinstance(value, int | float) else longest
+        threading.Thread(target=self._verbs.stop, args=({"force": True},), daemon=True).start()
 
 
 def _say(descriptor: int, message: Mapping[str, Any]) -> None:

@@ -81,7 +81,7 @@ def _launch(folder: Path, timeout: float) -> dict[str, Any]:
     return report
 
 
-def ask(folder: Path, verb: str, seconds: float, **fields: object) -> dict[str, Any]:
+def ask(folder: Path, verb: str, seconds: float, /, **fields: object) -> dict[str, Any]:
     """Ask a shim; blocks for so many seconds at most.
 
     Raises `UserdiskError` as the shim does, and `OSError` if there is none.
