@@ -171,6 +171,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "telemetry",
     },
     "desktop": {"errors", "control", "launcher"},
+    "console": {"errors", "control", "secret_file", "launcher"},
     "cli": {
         "errors",
         "unit",
@@ -191,6 +192,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "stgtest",
         "doctor",
         "desktop",
+        "console",
         "control",
         "telemetry",
         "secret_file",

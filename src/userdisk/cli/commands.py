@@ -25,6 +25,7 @@ _MODULES: Final = {
     "logs": "userdisk.cli.instances",
     "launcher": "userdisk.cli.launcher",
     "launchctl": "userdisk.cli.launchctl",
+    "console": "userdisk.cli.console",
     "open": "userdisk.cli.desktop",
     "desktop": "userdisk.cli.desktop",
     "scsitool": "userdisk.cli.scsitool",

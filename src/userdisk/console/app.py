@@ -1,0 +1,278 @@
+"""The console's ASGI application: its page, login, and the launcher's routes, passed on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import getpass
+import json
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from importlib.metadata import version
+from typing import Final
+from urllib.parse import quote
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from userdisk.console.guard import Guard
+from userdisk.console.own import Own
+from userdisk.console.pages import Page
+from userdisk.console.sessions import Session, Sessions
+from userdisk.console.tokens import Tokens, Tries
+from userdisk.console.upstream import Absent, Answer, Broken, Upstream, finished
+from userdisk.launcher.api import ROUTES
+from userdisk.launcher.openapi import Route as LauncherRoute
+
+log = logging.getLogger("userdisk")
+
+_MAX_BODY: Final = 64 << 10
+_BODY_SECONDS: Final = 10.0
+_SECRET: Final = 32  # bytes
+_STREAMS: Final = 16
+_GET_SECONDS: Final = 60.0
+_CHANGE_SECONDS: Final = 600.0
+_STATS_SECONDS: Final = 3.0
+_STATS_AT_ONCE: Final = 16
+_STOP: Final = (120.0, 86400.0)  # seconds that a stop may take: by default, at most
+
+
+def secret() -> str:
+    """256 bits that nobody can guess, for headers and URLs."""
+    return secrets.token_urlsafe(_SECRET)
+
+
+class Console:
+    """Answers browsers. For one event loop.
+
+    Args:
+        own: where it listens.
+        launcher: to be asked.
+        pages: by path.
+        renewed: is called when there is another token to hand out.
+        clock: seconds that never go back.
+    """
+
+    def __init__(
+        self,
+        own: Own,
+        launcher: Upstream,
+        pages: Mapping[str, Page],
+        renewed: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._own = own
+        self._launcher = launcher
+        self._pages = pages
+        self._renewed = renewed
+        self._tries = Tries(clock)
+        self._sessions = Sessions(clock, secret)
+        self._streams: dict[Answer, Session] = {}
+        self._room = asyncio.Semaphore(_STATS_AT_ONCE)
+        self.tokens = Tokens(clock, secret)
+        routes = [
+            Route("/login", self._login, methods=["POST"]),
+            Route("/logout", self._logout, methods=["POST"]),
+            Route("/session", self._session, methods=["GET"]),
+            Route("/api/stats", self._stats, methods=["GET"]),
+        ]
+        routes += [
+            Route(f"/api{route.path}", self._passing(route), methods=[route.method])
+            for route in ROUTES
+        ]
+        routes += [Route(path, self._page, methods=["GET"]) for path in pages]
+        inner = Starlette(
+            routes=routes,
+            exception_handlers={
+                HTTPException: _http_problem,
+                Absent: _upstream_problem,
+                Broken: _upstream_problem,
+                Exception: _bug,
+            },
+        )
+        inner.router.redirect_slashes = False
+        self.app = Guard(inner, own, self._sessions)
+
+    def end_streams(self) -> None:
+        """Whoever listens sees the end."""
+        for answer in self._streams:
+            answer.close()
+
+    # -- who -------------------------------------------------------------------------------------
+
+    async def _login(self, request: Request) -> Response:
+        who = request.state.who
+        wait = self._tries.wait(who)
+        if wait:
+            return _problem(403, f"too many wrong links: wait {wait:.0f} s", {"Retry-After": "6"})
+        try:
+            token = json.loads(await _body(request))["token"]
+        except (ValueError, RecursionError, TypeError, KeyError):
+            token = None
+        if not isinstance(token, str):
+            return _problem(400, 'the body is {"token": ...}')
+        if not self.tokens.take(token):
+            self._tries.wrong(who)
+            log.warning("console: a wrong token of %s", who)
+            return _problem(
+                403, "the link has been used or is too old: type `userdisk console` for another"
+            )
+        self._renewed()
+        log.info("console: login of %s", who)
+        response = Response(status_code=204)
+        response.set_cookie(
+            self._own.cookie, self._sessions.begin(who), httponly=True, samesite="strict"
+        )
+        return response
+
+    async def _logout(self, request: Request) -> Response:
+        session: Session = request.state.session
+        self._sessions.end(session)
+        for answer, whose in list(self._streams.items()):
+            if whose is session:
+                answer.close()
+        log.info("console: logout of %s", session.who)
+        response = Response(status_code=204)
+        response.delete_cookie(self._own.cookie, httponly=True, samesite="strict")
+        return response
+
+    async def _session(self, request: Request) -> Response:
+        session: Session = request.state.session
+        return JSONResponse(
+            {"csrf": session.csrf, "user": getpass.getuser(), "version": version("userdisk")}
+        )
+
+    # -- what ------------------------------------------------------------------------------------
+
+    async def _page(self, request: Request) -> Response:
+        page = self._pages[request.url.path]
+        return Response(page.content, media_type=page.media_type)
+
+    async def _stats(self, request: Request) -> Response:
+        status, body = await self._launcher.read("/v1/instances", _GET_SECONDS)
+        if status != 200:
+            raise Broken(f"the launcher's answer: status {status}")
+        ids = [each["id"] for each in json.loads(body)["instances"]]
+        found = await asyncio.gather(*map(self._stats_of, ids))
+        return JSONResponse(
+            {"instances": {id_: units for id_, units in zip(ids, found, strict=True) if units}}
+        )
+
+    async def _stats_of(self, id_: str) -> dict[str, object] | None:
+        """Those of one disk; None of one that has none now."""
+        async with self._room:
+            with contextlib.suppress(Broken, ValueError):
+                target = f"/v1/instances/{quote(id_, safe='')}/stats"
+                status, body = await self._launcher.read(target, _STATS_SECONDS)
+                if status == 200:
+                    units: dict[str, object] = json.loads(body)["units"]
+                    return units
+        return None
+
+    def _passing(self, route: LauncherRoute) -> Callable[[Request], object]:
+        """What passes requests of this route on."""
+
+        async def endpoint(request: Request) -> Response:
+            target = route.path.format(
+                **{name: quote(value, safe="") for name, value in request.path_params.items()}
+            )
+            if query := request.scope["query_string"].decode("ascii", "replace"):
+                target = f"{target}?{query}"
+            body = await _body(request) if route.takes is not None else None
+            seconds = _patience(route, request.query_params)
+            stream = _is_stream(route, request.query_params)
+            if stream and len(self._streams) >= _STREAMS:
+                return _problem(503, f"{_STREAMS} listen already: close a page")
+            answer = await self._launcher.ask(route.method, target, body, seconds)
+            if stream and answer.status == 200:
+                session: Session = request.state.session
+                self._streams[answer] = session
+                return _Stream(answer, session, lambda: self._streams.pop(answer))
+            try:
+                content = await finished(answer, _GET_SECONDS)
+            finally:
+                answer.close()
+            return Response(content, answer.status, media_type=answer.content_type)
+
+        return endpoint
+
+
+class _Stream(StreamingResponse):
+    """An answer that goes on, as long as the session does."""
+
+    def __init__(self, answer: Answer, session: Session, ended: Callable[[], object]) -> None:
+        super().__init__(_while_open(answer, session), media_type=answer.content_type)
+        self._answer = answer
+        self._ended = ended
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._ended()
+            self._answer.close()
+
+
+async def _while_open(answer: Answer, session: Session) -> AsyncIterator[bytes]:
+    with contextlib.suppress(Broken, OSError):  # the launcher ends, or the session does
+        async for piece in answer.pieces():
+            if not session.open:
+                return
+            yield piece
+
+
+def _is_stream(route: LauncherRoute, query: Mapping[str, str]) -> bool:
+    follows = query.get("follow", "").lower() in ("true", "1")
+    return route.name in ("events", "trace") or (route.name == "log" and follows)
+
+
+def _patience(route: LauncherRoute, query: Mapping[str, str]) -> float:
+    """Seconds that the launcher may take until it answers."""
+    if route.method == "GET":
+        return _GET_SECONDS
+    usual, most = _STOP
+    with contextlib.suppress(ValueError):
+        asked = float(query.get("timeout", usual))
+        if 0 <= asked <= most:
+            return _CHANGE_SECONDS + asked
+    return _CHANGE_SECONDS
+
+
+async def _body(request: Request) -> bytes:
+    """The body, bounded in size and time. Raises `HTTPException`."""
+    body = b""
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            async for part in request.stream():
+                body += part
+                if len(body) > _MAX_BODY:
+                    raise HTTPException(413, f"the body is longer than {_MAX_BODY >> 10} KiB")
+    except TimeoutError:
+        raise HTTPException(408, f"the body did not come within {_BODY_SECONDS:g} s") from None
+    except ClientDisconnect:
+        raise HTTPException(400, "the body ended too early") from None
+    return body
+
+
+def _problem(status: int, error: str, headers: Mapping[str, str] | None = None) -> Response:
+    return JSONResponse({"error": error}, status, headers)
+
+
+async def _http_problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return _problem(error.status_code, error.detail, error.headers)
+
+
+async def _upstream_problem(request: Request, error: Exception) -> Response:
+    return _problem(502, str(error))
+
+
+async def _bug(request: Request, error: Exception) -> Response:
+    return _problem(500, f"{type(error).__name__}: {error}")

@@ -1,0 +1,83 @@
+"""The file `console`: who runs it, and a link that is good now, for the command's next call.
+
+The console holds a lock for as long as it lives, so a killed one is known by its absence.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from pathlib import Path
+from typing import Final
+
+from userdisk.errors import UserdiskError
+from userdisk.launcher import places
+from userdisk.secret_file import read_secret_file
+
+_WAIT: Final = 10.0  # seconds until one that has just begun has its file
+
+
+class Link:
+    """The place of this user's console. Raises `UserdiskError` if others may write there."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder or places.launcher_folder()
+        self._path = self._folder / "console"
+        self._lock: int | None = None
+        try:
+            self._folder.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            self._folder.mkdir(mode=0o755, exist_ok=True)
+            for each in (self._folder.parent, self._folder):
+                status = each.lstat()
+                if status.st_uid not in (0, os.getuid()) or status.st_mode & 0o022:
+                    raise UserdiskError(
+                        f"{each}: must belong to this user, and nobody else may write there"
+                    )
+        except OSError as error:
+            raise UserdiskError(f"{self._folder}: {error.strerror}") from None
+
+    def acquire(self) -> bool:
+        """Whether there is no other console now, and this is it until `release`."""
+        path = self._folder / "console.lock"
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+            return False
+        self._lock = lock
+        return True
+
+    def release(self) -> None:
+        """There is no console any more."""
+        if self._lock is not None:
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+            os.close(self._lock)
+            self._lock = None
+
+    def write(self, url: str) -> None:
+        """Say where it is, with a token. Raises `OSError`; then the old text is still there."""
+        new = self._folder / f"console.{os.getpid()}"
+        try:
+            with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+                json.dump({"pid": os.getpid(), "url": url}, file)
+            new.replace(self._path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                new.unlink()
+            raise
+
+    def read(self) -> str:
+        """The URL of the console that runs. Blocks, ten seconds at most. Raises `UserdiskError`."""
+        deadline = time.monotonic() + _WAIT
+        while True:
+            with contextlib.suppress(ValueError, KeyError, TypeError, UserdiskError):
+                text = read_secret_file(str(self._path), str(self._path))
+                return str(json.loads(text)["url"])
+            if time.monotonic() > deadline:
+                raise UserdiskError(f"{self._path}: a console runs, but does not say where")
+            time.sleep(0.05)
