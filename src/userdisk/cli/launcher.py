@@ -8,11 +8,12 @@ import sys
 import click
 
 from userdisk.cli.logs import as_json
-from userdisk.cli.names import parse_portal
-from userdisk.errors import UserdiskError
+from userdisk.cli.names import is_loopback, parse_portal
+from userdisk.errors import UsageError, UserdiskError
 
 
-def _run(discovery: str | None) -> int:
+def _run(discovery: str | None, console: str | None) -> int:
+    page = [] if console is None else _console_command(console)
     address = None if discovery is None else parse_portal("--discovery", discovery)[:2]
     try:
         from userdisk.launcher import serving
@@ -29,7 +30,22 @@ def _run(discovery: str | None) -> int:
     log = logging.getLogger("userdisk")
     if log.getEffectiveLevel() > logging.INFO:
         log.setLevel(logging.INFO)  # who starts and stops what is always said
-    return serving.run(address)
+    return serving.run(address, page)
+
+
+def _console_command(listen: str) -> list[str]:
+    """What runs a console beside the service. Raises `UsageError`."""
+    from userdisk.cli.console import console_address
+
+    host, _ = console_address("--console", listen)
+    if not is_loopback(host):
+        raise UsageError(
+            f"--console {listen}: must be an address of this machine alone; userdisk console"
+            " --allow-remote has others"
+        )
+    command = [sys.executable, "-P", "-m", "userdisk", "console", "--listen", listen]
+    form = "json" if as_json() else "text"
+    return [*command, "--json", "--until-eof", "-v", "--log-format", form]  # who logs in is said
 
 
 def _install(user: bool) -> None:
@@ -74,7 +90,15 @@ launcher = click.Group(
                     metavar="ADDR[:PORT]",
                     help="An iSCSI address that lists the targets of all disks, each at the portal"
                     " of its own process. Default: none.",
-                )
+                ),
+                click.Option(
+                    ["--console"],
+                    is_flag=False,
+                    flag_value="127.0.0.1:0",
+                    metavar="[ADDR[:PORT]]",
+                    help="Also serve the page in the browser, at 127.0.0.1 unless ADDR is given."
+                    " userdisk console prints a link to it. Default: no.",
+                ),
             ],
             help="Run the service until a signal. Disks go on without it, and are found again.",
         ),

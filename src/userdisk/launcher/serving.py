@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +15,7 @@ import uvicorn
 
 from userdisk import control
 from userdisk.errors import UserdiskError
-from userdisk.launcher import places
+from userdisk.launcher import console_child, places
 from userdisk.launcher.api import Api
 from userdisk.launcher.peer import PeerProtocol
 
@@ -25,18 +26,18 @@ _PROBE: Final = 2.0  # seconds
 _STOP_SECONDS: Final = 5
 
 
-def run(discovery: tuple[str, int] | None = None) -> int:
+def run(discovery: tuple[str, int] | None = None, console: Sequence[str] = ()) -> int:
     """Serve the API until a signal; returns the exit status. Blocks; for the main thread.
 
-    `discovery`: an iSCSI address that lists all targets. Raises `UserdiskError` if another service
-    is there, or an address cannot be had.
+    `discovery`: an iSCSI address that lists all targets. `console`: a command that runs one.
+    Raises `UserdiskError` if another service is there, or an address cannot be had.
     """
     sock, own = _activated(), None
     if sock is None:
         own = places.api_socket()
         sock = _listen(own)
     try:
-        asyncio.run(_serve(sock, discovery))
+        asyncio.run(_serve(sock, discovery, console))
     finally:
         sock.close()
         if own is not None:
@@ -45,7 +46,9 @@ def run(discovery: tuple[str, int] | None = None) -> int:
     return 0
 
 
-async def _serve(sock: socket.socket, discovery: tuple[str, int] | None) -> None:
+async def _serve(
+    sock: socket.socket, discovery: tuple[str, int] | None, console: Sequence[str]
+) -> None:
     api = Api()
     if discovery is not None:
         api.launcher.discover(discovery)
@@ -62,7 +65,7 @@ async def _serve(sock: socket.socket, discovery: tuple[str, int] | None) -> None
         timeout_graceful_shutdown=_STOP_SECONDS,
         h11_max_incomplete_event_size=32 << 10,
     )
-    server = _Server(config, api)
+    server = _Server(config, api, console)
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again when it has ended
         signal.signal(number, lambda number, frame: None)
     await server.serve(sockets=[sock])
@@ -71,20 +74,30 @@ async def _serve(sock: socket.socket, discovery: tuple[str, int] | None) -> None
 class _Server(uvicorn.Server):
     """Says when it is ready, and ends streams when it stops."""
 
-    def __init__(self, config: uvicorn.Config, api: Api) -> None:
+    def __init__(self, config: uvicorn.Config, api: Api, console: Sequence[str]) -> None:
         super().__init__(config)
         self._api = api
+        self._command = console
+        self._console: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """See uvicorn."""
         await super().startup(sockets)
         notify("READY=1")
+        if self._command:
+            self._console = asyncio.create_task(console_child.keep(self._command, self._at))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """See uvicorn."""
         notify("STOPPING=1")
         self._api.end_streams()
         await super().shutdown(sockets)
+        if self._console is not None:
+            self._console.cancel()
+            await asyncio.gather(self._console, return_exceptions=True)
+
+    def _at(self, address: str) -> None:
+        self._api.launcher.console = address
 
 
 def notify(state: str) -> None:
