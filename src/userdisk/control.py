@@ -159,15 +159,18 @@ def processes() -> list[Path]:
     return [path for path in paths if path.name.isdecimal() and not _stale(path)]
 
 
-def ask(path: Path, request: Mapping[str, object], timeout: float) -> Answer:
+def ask(path: Path, request: Mapping[str, object], timeout: float, *, process: int = 0) -> Answer:
     """Send a request and return its answer. Blocks for `timeout` seconds at most.
 
+    `process`: who has to answer there, where the path is a stranger's word.
     Raises `OSError` when it cannot be reached, `UsageError` and `UserdiskError` as it does.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout)
         with short(path) as name:
             connection.connect(name)
+        if process and _peer(connection)[0] != process:
+            raise UserdiskError(f"{path}: another process answers there, not {process}")
         connection.sendall(_encoded(request))
         try:
             answer = json.loads(_line(connection, _MAX_ANSWER, timeout))
@@ -223,10 +226,14 @@ def _line(peer: socket.socket, most: int, seconds: float) -> bytes:
 
 
 def _allowed(peer: socket.socket) -> bool:
-    _, user, _ = _CREDENTIALS.unpack(
-        peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    )
-    return user in (0, os.getuid())
+    return _peer(peer)[1] in (0, os.getuid())
+
+
+def _peer(connection: socket.socket) -> tuple[int, int]:
+    """Process and user at the other end, as they were when they connected or listened."""
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, user, _ = _CREDENTIALS.unpack(raw)
+    return pid, user
 
 
 def _own_folder() -> Path:

@@ -26,7 +26,7 @@ class Bench:
         self.unit = self.size = self.shown = self.noted = 1000
         self.device: Path | None = Path("/dev/loop99")
         self.opened = False
-        self.resizing = Resizing("name", "disk.img", "/", self, self, lambda: 7, self.note)
+        self.resizing = Resizing("name", "disk.img", "/", self, self, self, self.note)
         self.resizing._device = Path("/dev/loop99")
         monkeypatch.setattr(control, "ask", self.ask)
         monkeypatch.setattr(block, "emptied", self.emptied)
@@ -75,8 +75,16 @@ class Bench:
             raise UserdiskError(f"in use; {advice}")
 
     # the unit's process
-    def ask(self, path: Path, request: Mapping[str, object], timeout: float) -> control.Answer:
-        assert path.name == "7" and timeout > 0
+    def pid(self) -> int:
+        return 7
+
+    def control(self) -> Path:
+        return Path("/run/7")
+
+    def ask(
+        self, path: Path, request: Mapping[str, object], timeout: float, *, process: int
+    ) -> control.Answer:
+        assert path.name == "7" and process == 7 and timeout > 0
         if request["verb"] == "info":
             self.step("info")
             return {"units": [{"size": self.unit}]}

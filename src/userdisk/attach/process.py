@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-from userdisk import attach, errors
+from userdisk import attach, control, errors
 from userdisk.attach import daemon, release, state
 from userdisk.attach.device import BlockDevice
 from userdisk.attach.disk import Disk
@@ -61,6 +61,10 @@ class Source(Protocol):
 
     def pid(self) -> int:
         """Of the process that has the unit now."""
+        ...
+
+    def control(self) -> Path:
+        """Where that process answers (`userdisk.control`)."""
         ...
 
     def start(self) -> Mapping[str, Any]:
@@ -140,7 +144,7 @@ def hold(
         folder.remove()
         raise
     attachment = way.attachment(disk, folder.mount, stop.set)
-    resizing = Resizing(folder.name, task.unit, where, disk, attachment, unit.pid, notes.resized)
+    resizing = Resizing(folder.name, task.unit, where, disk, attachment, unit, notes.resized)
     try:
         device = attachment.open()
         record = notes.update(
@@ -203,6 +207,11 @@ class _OwnProcess(UnitProcess):
         how = {"cwd": f"/proc/self/fd/{here}"}
         super().__init__(command, request, started=notes.unit_started, ended=ended, how=how)
         self.pid = notes.unit_pid
+        self._sockets = control.folder()  # it may depend on the current folder
+
+    def control(self) -> Path:
+        """See `Source`."""
+        return self._sockets / str(self.pid())
 
     @property
     def socket(self) -> str:

@@ -41,6 +41,16 @@ class Growing(Protocol):
     def grow(self, size: int) -> None: ...
 
 
+class Asked(Protocol):
+    """The process that has the unit now."""
+
+    def pid(self) -> int: ...
+
+    def control(self) -> Path:
+        """Where it answers."""
+        ...
+
+
 class Resizing:
     """Gives one attached disk its sizes. All methods block, and may be called from any thread.
 
@@ -50,7 +60,7 @@ class Resizing:
         where: the folder that the user was in.
         disk: the connection to the unit.
         attachment: what shows the device.
-        unit_pid: the process that has the unit now; it answers on its control socket.
+        process: has the unit.
         noted: called with the size when the device has another one.
     """
 
@@ -61,7 +71,7 @@ class Resizing:
         where: str,
         disk: Growing,
         attachment: Attachment,
-        unit_pid: Callable[[], int],
+        process: Asked,
         noted: Callable[[int], object],
     ) -> None:
         self._name = name
@@ -69,10 +79,9 @@ class Resizing:
         self._disk = disk
         self._attachment = attachment
         self._device = Path()
-        self._unit_pid = unit_pid
+        self._process = process
         self._noted = noted
         self._where = where
-        self._sockets = control.folder()  # it may depend on the current folder
         self._turn = threading.Lock()
         self._stopped = False
         self._resized = False
@@ -232,9 +241,9 @@ class Resizing:
         return int(units[0]["size"])
 
     def _ask(self, request: Mapping[str, object], timeout: float) -> Answer:
-        pid = self._unit_pid()
+        pid = self._process.pid()
         try:
-            return control.ask(self._sockets / str(pid), request, timeout)
+            return control.ask(self._process.control(), request, timeout, process=pid)
         except TimeoutError:
             raise UserdiskError(
                 f"{self._unit}: is busy: no answer within {timeout:g} s; what was asked may still"
@@ -253,7 +262,7 @@ class Resizing:
             "pid": os.getpid(),
             "folder": self._where,
             "attached": self._name,
-            "unit_pid": self._unit_pid(),
+            "unit_pid": self._process.pid(),
             "units": [
                 {
                     "unit": self._unit,

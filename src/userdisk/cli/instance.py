@@ -19,13 +19,14 @@ from userdisk.attach import daemon, state
 from userdisk.attach.unit_process import Told
 from userdisk.cli.names import portal_text, target_names
 from userdisk.cli.nbd_offer import offers_of
-from userdisk.cli.resizing import Served, have_followed, verbs
+from userdisk.cli.resizing import Served, verbs
 from userdisk.cli.secrets import find_credentials
 from userdisk.cli.unit_options import UnitOptions, unit_name
 from userdisk.cli.unit_process import again, disk_of, interrupt, line_of, start
 from userdisk.errors import UsageError, UserdiskError
 from userdisk.gate import Gate
 from userdisk.identity import identity_of
+from userdisk.launcher.news import tell
 from userdisk.listening import Address
 from userdisk.log_format import Wanted
 from userdisk.nbd.export import Export
@@ -115,7 +116,8 @@ class _Offer:
         iscsi, nbd = request["iscsi"], request["nbd"]
         self._unit, self._spec, self._iscsi = unit, request["unit"], iscsi
         self._socket = Path(nbd["path"])
-        self._gate = Gate(unit, unit_name(request["export"]))
+        self._gate = gate = Gate(unit, unit_name(request["export"]))
+        self._changed = tell(request["news"], lambda: gate.parameters.size)
         given = [iscsi["target"]] if iscsi and iscsi["target"] else []
         (self._target,) = target_names([request["export"]], given, each=False)
         target = Target(self._target, [LogicalUnit(self._gate, saved=identity_of(unit))])
@@ -170,7 +172,7 @@ class _Offer:
             log.warning("the disk cannot be asked, nor resized: %s", error)
             yield
             return
-        have_followed(self._gate)
+        self._gate.resized.append(self._changed)
         try:
             yield
         finally:

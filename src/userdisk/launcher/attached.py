@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from userdisk import control
 from userdisk.errors import UsageError, UserdiskError
 from userdisk.launcher.spec import Spec
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from userdisk.attach.state import Record
 
 _MOUNT_SECONDS: Final = 60.0  # to wait for who is at it
+_FOLLOW_SECONDS: Final = 660.0  # while a process resizes its disk, it does nothing else
+_MARGIN: Final = 10.0  # seconds for what is to be done when the unit is ready
 
 
 class Note(Protocol):
@@ -79,7 +82,7 @@ class Attached:
             filesystem.check_tools(wanted.format or None)
         request = {"folder": str(self._folder), "name": self._spec.id, "mountpoint": wanted.mount}
         attached = launch.launch(
-            "userdisk.launcher.attaching", unit, request, self._spec.start_timeout
+            "userdisk.launcher.attaching", unit, request, self._spec.start_timeout + _MARGIN
         )
         self._record = record = attached.record
         self._name = attached.folder.name
@@ -131,6 +134,16 @@ class Attached:
             if not mounted:
                 raise UsageError("it is not mounted")
             return remarks
+
+    def follow(self) -> None:
+        """Have the device show the size of the unit; waits until it is attached. Blocks.
+
+        Raises `UserdiskError` and `OSError`.
+        """
+        self._done.wait()
+        if self._record is not None:
+            place = control.folder() / str(self._record.pid)
+            control.ask(place, {"verb": "follow"}, _FOLLOW_SECONDS)
 
     def _ready(self) -> Record:
         if self._record is None or self._abandoned:

@@ -34,6 +34,7 @@ class HeldUnit:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._pid = 0  # of the process that was seen last
+        self._control = Path()  # where that answers
         self._descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         path = str(folder / sockets.NBD)
         if len(os.fsencode(path)) > _LONGEST_SOCKET:
@@ -55,7 +56,7 @@ class HeldUnit:
         report = answer.get("report")
         if not isinstance(report, dict):
             raise Gone(str(answer.get("gone")))
-        self._pid = report["pid"]
+        self._pid, self._control = report["pid"], Path(report["control"])
         return report
 
     def revive(self, timeout: float) -> None:
@@ -72,6 +73,10 @@ class HeldUnit:
     def pid(self) -> int:
         """See `Source`."""
         return self._pid
+
+    def control(self) -> Path:
+        """See `Source`."""
+        return self._control
 
     def stop(self) -> str:
         """See `Source`: the shim closes it."""
@@ -98,7 +103,13 @@ def main() -> int:
         target=_end_with, args=(shim, state.start_time(shim) or 0), daemon=True
     ).start()
     task = Task(
-        sys.argv[1], request["name"], (), {}, request["mountpoint"], foreground=False, wait=WAIT
+        sys.argv[1],
+        request["name"],
+        (),
+        {},
+        request["mountpoint"],
+        foreground=False,
+        wait=WAIT + read_spec(folder).start_timeout,
     )
     return hold_and_report(task, HeldUnit(folder))
 

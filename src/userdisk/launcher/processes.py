@@ -36,6 +36,7 @@ class Processes:
 
     Args:
         held: the listening sockets that the unit's process inherits.
+        news: the descriptor on which it says what is new (see news.py).
         ended: called with "unit" or "program" when that has ended unasked; on some thread.
 
     Raises `UsageError` for a user, folder or limit that cannot be had.
@@ -47,6 +48,7 @@ class Processes:
         folder: Path,
         held: Mapping[str, socket.socket],
         log: LogFile,
+        news: int,
         ended: Callable[[str], None],
     ) -> None:
         self._spec = spec
@@ -73,10 +75,10 @@ class Processes:
             confinement.command(
                 [sys.executable, "-P", "-m", "userdisk.cli.instance", spec.id],
             ),
-            _request(spec, folder, self._socket, held),
+            _request(spec, folder, self._socket, held) | {"news": news},
             started=self._started,
             ended=lambda: ended("unit"),
-            how={**self._how, "pass_fds": tuple(descriptors.values())},
+            how={**self._how, "pass_fds": (news, *descriptors.values())},
         )
 
     @property
@@ -109,6 +111,7 @@ class Processes:
             self._start_program(deadline)
         self._refuse_cancelled()
         report = self._unit.start(max(deadline - time.monotonic(), 0.1))
+        report["pid"] = self._unit_pid  # whatever it says itself
         self._control = report["control"]
         return report
 

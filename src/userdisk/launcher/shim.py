@@ -34,6 +34,7 @@ from userdisk.control import Control
 from userdisk.errors import UsageError, UserdiskError
 from userdisk.launcher import children, log_file, sockets, spec
 from userdisk.launcher.attached import Attached
+from userdisk.launcher.news import News
 from userdisk.launcher.processes import Processes
 from userdisk.launcher.restarts import Restarts
 from userdisk.launcher.spec import Spec, State
@@ -42,6 +43,7 @@ from userdisk.launcher.verbs import Verbs
 
 SHIM: Final = "shim"  #: the control socket in the instance's folder
 _ANSWER_SECONDS: Final = 5.0
+_NEWS_SECONDS: Final = 5.0
 _LAST_LINES: Final = 20
 _LAST_LENGTH: Final = 200
 
@@ -56,7 +58,10 @@ class Shim:
         self._log = log_file.LogFile(folder, given.log_bytes)
         self._standing = Standing(folder, self._log.note)
         self._sockets = self._listen(given)
-        self._processes = Processes(self._spec, folder, self._sockets, self._log, self._events.put)
+        news = News(self._resized)
+        self._processes = Processes(
+            self._spec, folder, self._sockets, self._log, news.descriptor, self._events.put
+        )
         self._attached = Attached(self._spec, folder, self._standing.update_device)
         self._verbs = Verbs(
             folder,
@@ -220,6 +225,21 @@ class Shim:
         _remove(self._folder)
         self._verbs.ended.set()
         self._control.drain(_ANSWER_SECONDS)
+
+    def _resized(self, pid: int, size: int) -> None:
+        """The unit has another size, and its device follows; on the thread of the news."""
+        standing = self._standing
+        with standing.changed:  # what it says at once may come before its report
+            if not standing.changed.wait_for(
+                lambda: standing.status.unit_pid == pid, _NEWS_SECONDS
+            ):
+                return
+            if standing.status.size != size:
+                standing.update(size=size)
+        try:
+            self._attached.follow()
+        except (UserdiskError, OSError) as error:
+            self._log.note(f"its device has not the size of the disk, {size} bytes: {error}")
 
     def _on_signal(self, number: int, frame: object) -> None:
         threading.Thread(target=self._verbs.stop, args=({"force": True},), daemon=True).start()

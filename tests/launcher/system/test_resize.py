@@ -34,12 +34,14 @@ def test_an_attached_instance_is_resized_by_each_of_its_names(stable: Stable) ->
         assert userdisk(stable, "resize", name, "+8M").endswith(f"now {size >> 20} MiB")
         sectors = Path("/sys/block", Path(status.device).name, "size").read_text()
         assert (image.stat().st_size, int(sectors) * 512) == (size, size)
+        stable.wait(lambda now, size=size: now.size == size)  # type: ignore[misc]
         if number % 2:
             stable.again(stable.kill_unit())
         with opened(Path(status.device)) as disk:
             assert os.pwrite(disk, blocks_of(b"end!" * 1024), size - 4096) == 4096
     userdisk(stable, "resize", "disk", "8M", "--shrink")
     assert image.stat().st_size == 8 * MIB
+    stable.wait(lambda now: now.size == 8 * MIB)
     stable.stop()
 
 
@@ -47,7 +49,9 @@ def test_a_served_instance_is_resized(stable: Stable) -> None:
     image = stable.image(16 * MIB)
     stable.start(stable.spec(str(image)))
     assert userdisk(stable, "resize", "disk", "24M") == "disk: 16 MiB, now 24 MiB"
+    stable.wait(lambda now: now.size == 24 * MIB)
     stable.again(stable.kill_unit())
+    assert stable.status().size == 24 * MIB
     assert userdisk(stable, "resize", image, "24M").endswith("has 24 MiB already")
     stable.stop()
 
@@ -88,4 +92,33 @@ def test_a_class_that_takes_sizes_has_them_in_its_next_process(stable: Stable) -
     stable.again(stable.kill_unit())
     with opened(Path(status.device)) as disk:
         assert os.pwrite(disk, blocks_of(b"end!" * 1024), 4 * MIB - 4096) == 4096
+    stable.stop()
+
+
+GROWS = """
+import threading
+from userdisk import StorageUnit
+
+
+class Grows(StorageUnit):
+    block_count = 2048
+
+    def read(self, lba, blocks, fua):
+        return bytes(blocks * 512)
+
+    def write(self, lba, data, fua):
+        threading.Timer(0, self.resized, (8192,)).start()
+"""
+
+
+def test_a_class_that_grows_by_itself(stable: Stable) -> None:
+    needs_devices()
+    (stable.folder / "grows.py").write_text(GROWS)
+    status = stable.start(stable.spec(f"{stable.folder}/grows.py:Grows", attach=attached()))
+    assert status.size == MIB
+    sectors = Path("/sys/block", Path(status.device).name, "size")
+    with opened(Path(status.device)) as disk:
+        os.pwrite(disk, blocks_of(bytes(4096)), 0)
+    stable.wait(lambda now: now.size == 4 * MIB)
+    stable.until(lambda: int(sectors.read_text()) == 8192)
     stable.stop()

@@ -30,6 +30,7 @@ def test_a_unit_of_another_user(stable: Stable, monkeypatch: pytest.MonkeyPatch)
     tries = Confinement(Limits(), "nobody", "x").command([PYTHON, "-P", "-c", "import userdisk"])
     if subprocess.run(tries, capture_output=True, check=False).returncode:
         pytest.skip(f"nobody but root can run {PYTHON} with userdisk on this machine")
+    own = sys.executable  # it has the command line's package
     monkeypatch.setattr(sys, "executable", PYTHON)
     given = stable.spec("ram:8M", user="nobody", attach=attached(), limits=Limits(memory=1 << 30))
     status = stable.start(given)
@@ -44,6 +45,13 @@ def test_a_unit_of_another_user(stable: Stable, monkeypatch: pytest.MonkeyPatch)
     # It answers on a control socket of its own user, where root may ask.
     assert str(nobody) in status.control or "/run/user" in status.control
     assert control.ask(Path(status.control), {"verb": "stats"}, 30)["units"]
+    # Its device is resized all the same, by root.
+    resize = [own, "-P", "-m", "userdisk", "resize", status.device, "16M"]
+    done = subprocess.run(resize, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    stable.wait(lambda now: now.size == 16 << 20)
+    sectors = Path("/sys/block", Path(status.device).name, "size")
+    assert int(sectors.read_text()) == 32 << 10
     assert stable.stop()["failed"] == ""
     assert not Path(status.control).exists()
     for folder in list(Path(status.control).parents)[:2]:
