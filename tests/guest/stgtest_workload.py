@@ -33,7 +33,7 @@ class Marked:
         self._port = port
         self._device = dm_device
         self._flushes = 0
-        self.geometry = port.geometry
+        self.geometry, self.kind = port.geometry, port.kind
         self.close = port.close
         self._mark()
 

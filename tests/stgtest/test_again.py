@@ -36,6 +36,7 @@ class Full:
         refuses: the next so many are refused all the same.
     """
 
+    kind = Op
     geometry = Geometry(
         BLOCKS, 512, 64, cached=True, fua=True, flushes=True, unmaps=True, zeroes=True,
         read_only=False,
@@ -68,10 +69,10 @@ class Full:
         op = self.queue.popleft()
         at, size = op.lba * 512, op.blocks * 512
         if op.letter == "W":
-            self.memory[at : at + size] = op.data
+            self.memory[at : at + size] = op.data_out
         elif op.letter == "U":
             self.memory[at : at + size] = bytes(size)
-        op.result = bytes(self.memory[at : at + size])
+        op.data = bytes(self.memory[at : at + size])
         self.done.append(op.number)
         return [op]
 
@@ -273,7 +274,7 @@ def test_a_device_that_takes_nothing_is_given_up(tmp_path: Path, depth: int) -> 
         most = (64 << 20 if depth == 1 else 1 << 20) // 512
         assert port.geometry.max_blocks == most
         op = Op("W", 1, 0, most, fua=False)
-        op.data = bytes(most * 512)
+        op.data_out = bytes(most * 512)
         port.submit([op])
         assert port.collect() == [op]
         assert op.error is not None

@@ -216,6 +216,7 @@ def test_a_disk_that_does_not_answer() -> None:
 class Backwards:
     """A port that answers the last of what is under way first; writes share a block's halves."""
 
+    kind = Op
     geometry = Geometry(
         8, 512, 8, cached=True, fua=True, flushes=True, unmaps=True, zeroes=True, read_only=False
     )
@@ -234,11 +235,11 @@ class Backwards:
                 if op.letter == "W":
                     for block in range(op.blocks):
                         at = (op.lba + block) * 512 + half
-                        data = op.data[block * 512 + half : block * 512 + half + 256]
+                        data = op.data_out[block * 512 + half : block * 512 + half + 256]
                         self.memory[at : at + 256] = data
         for op in ended:
             if op.letter == "R":
-                op.result = bytes(self.memory[op.lba * 512 : (op.lba + op.blocks) * 512])
+                op.data = bytes(self.memory[op.lba * 512 : (op.lba + op.blocks) * 512])
         return ended
 
     def close(self, *, stuck: bool = False) -> None:

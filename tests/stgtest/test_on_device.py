@@ -39,7 +39,7 @@ def loop(image: Path) -> Iterator[str]:
 
 def op(letter: str, lba: int = 0, blocks: int = 1, data: bytes = b"", *, fua: bool = False) -> Op:
     made = Op(letter, 1, lba, blocks, fua=fua)
-    made.data = data
+    made.data_out = data
     return made
 
 
@@ -53,10 +53,10 @@ def exercise(path: str, changes: bool = True) -> None:
         for lba, fua in ((0, False), (last, True)):
             data = os.urandom(geometry.block_length)
             assert run(port, op("W", lba, 1, data, fua=fua), 5).error is None
-            assert bytes(run(port, op("R", lba), 5).result) == data
+            assert bytes(run(port, op("R", lba), 5).data) == data
         assert run(port, op("F"), 5).error is None
         assert run(port, op("U", 0, 8), 5).error is None
-        assert bytes(run(port, op("R", 0, 8), 5).result) == bytes(8 * geometry.block_length)
+        assert bytes(run(port, op("R", 0, 8), 5).data) == bytes(8 * geometry.block_length)
         past = run(port, op("R", last, 2), 5)
         assert past.error is not None
     finally:
@@ -78,7 +78,7 @@ def test_reading_needs_no_right_to_write(image: Path) -> None:
     image.chmod(0o444)
     port = open_port(str(image), Wishes(changes=False))
     assert port.geometry.read_only
-    assert bytes(run(port, op("R"), 5).result) == bytes(512)
+    assert bytes(run(port, op("R"), 5).data) == bytes(512)
     port.close()
 
 

@@ -10,8 +10,7 @@ import pytest
 
 from userdisk.backend.iscsi_disk import Disk
 from userdisk.initiator_url import parse_url
-from userdisk.stgtest.over_iscsi import _Disk
-from userdisk.stgtest.port import Op
+from userdisk.stgtest.over_iscsi import Operation, _Disk
 
 DISK = Disk(
     block_count=100_000, block_length=512, physical_block_length=512, long_commands=True,
@@ -22,8 +21,8 @@ DISK = Disk(
 URL = parse_url("iscsi://127.0.0.1/iqn.2026-11.io.userdisk:x/3")
 
 
-def op(letter: str, lba: int, blocks: int, **more: Any) -> Op:
-    return Op(letter, 1, lba, blocks, fua=more.get("fua", False))
+def op(letter: str, lba: int, blocks: int, **more: Any) -> Operation:
+    return Operation(letter, 1, lba, blocks, fua=more.get("fua", False))
 
 
 def test_a_long_unmap_is_several_commands_and_ends_with_the_last() -> None:
@@ -72,3 +71,19 @@ def test_short_commands_for_a_disk_that_knows_no_long_ones() -> None:
     disk = _Disk(URL, replace(DISK, long_commands=False))
     (read,) = disk.commands([op("R", 0x01020304, 7)])
     assert read.cdb[:10].hex() == "28000102030400000700"
+
+
+def test_an_operation_is_used_again_as_if_it_were_new() -> None:
+    disk = _Disk(URL, DISK)
+    used = op("W", 7, 1)
+    used.data_out = bytes(512)
+    disk.commands([used])
+    used.done, used.status, used.response, used.data_pdus, used.offered = True, 2, 1, 3, 512
+    used.sense, used.residual, used.arrived, used.r2ts = b"x", 1, 5, 1
+    used.data = bytearray(b"old")
+    used.letter, used.lba, used.data_out = "R", 9, b""
+    (again,) = disk.commands([used])
+    (new,) = disk.commands([op("R", 9, 1)])
+    names = ("done", "status", "response", "data_pdus", "offered", "sense", "residual", "arrived",
+             "r2ts", "data", "cdb", "read_length", "data_out", "lun")  # fmt: skip
+    assert [getattr(again, name) for name in names] == [getattr(new, name) for name in names]

@@ -22,7 +22,7 @@ _SIMPLE = 1
 
 
 class Task:
-    """A SCSI command as a value; a session fills in how it ended. It is used once.
+    """A SCSI command as a value; a session fills in how it ended. It is used once, or `renew`ed.
 
     Args:
         cdb: up to 16 bytes.
@@ -78,6 +78,13 @@ class Task:
         self.data: bytes | bytearray = b""
         self.data_pdus = 0  #: Data-In PDUs
         self.offered = 0  #: bytes of data_out that were sent
+
+    def renew(self) -> None:
+        """Forget how it ended, so that it may be submitted again: cheaper than another."""
+        self.done = False
+        self.response = self.status = self.data_pdus = self.offered = 0
+        self.data = self.sense = b""
+        self.arrived = self.r2ts = self.residual = 0
 
     @property
     def problem(self) -> str | None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice, repeat
+from itertools import islice
 from operator import attrgetter
 from time import perf_counter
 from typing import TypeAlias
@@ -76,6 +76,7 @@ class Engine:
         self._fua = fua
         self._group = group
         self._begun: deque[list[_Asked]] = deque()  # groups with nothing under way
+        self._spare: list[Op] = []  # that have ended, to be used again
         self._record = record
         self._progress = progress
         self._geometry = port.geometry
@@ -148,13 +149,23 @@ class Engine:
         batch: list[Op] = []
         look = self.model.look
         known = not self.model.empty
-        number, fua = self._number, self._fua
-        for (letter, lba, blocks), rest in self._take(room):
+        number, spare, kind = self._number, self._spare, self._port.kind
+        through = self._fua
+        if self._group == 1:
+            asked: Iterable[_Asked] = islice(self._operations, room)
+        else:
+            rests = self._continued(room)
+            asked = [rest.pop() for rest in rests]
+        for letter, lba, blocks in asked:
             number += 1
-            op = Op(letter, number, lba, blocks, fua=fua and letter in "RW")
+            fua = through and letter in "RW"
+            if spare:
+                op = spare.pop()
+                op.letter, op.number, op.lba, op.blocks = letter, number, lba, blocks
+                op.fua, op.refusals, op.entry, op.data_out = fua, 0, None, b""
+            else:
+                op = kind(letter, number, lba, blocks, fua=fua)
             op.began = now
-            if rest:
-                op.rest = rest
             if letter == "R":
                 if known:
                     op.entry = look(lba, blocks)
@@ -162,31 +173,29 @@ class Engine:
                 self._change(op)
             batch.append(op)
         self._number = number
+        if self._group > 1:
+            for op, rest in zip(batch, rests, strict=True):
+                op.rest = rest
         if self._record is not None and batch:
             self._record.add([self._step(op) for op in batch])
         return batch
 
-    def _take(self, room: int) -> Iterable[tuple[_Asked, list[_Asked] | None]]:
-        """So many operations, each with the rest of its group."""
-        if self._group == 1:
-            return zip(islice(self._operations, room), repeat(None))
-        return self._take_of_groups(room)
-
-    def _take_of_groups(self, room: int) -> Iterator[tuple[_Asked, list[_Asked]]]:
+    def _continued(self, room: int) -> list[list[_Asked]]:
+        """Groups that have an operation to be begun, last first; so many, or as there are."""
+        groups = []
         for _ in range(room):
-            if self._begun:
-                rest = self._begun.popleft()
-            else:
-                rest = list(islice(self._operations, self._group))[::-1]
+            rest = self._begun.popleft() if self._begun else []
+            rest = rest or list(islice(self._operations, self._group))[::-1]
             if not rest:
-                return
-            yield rest.pop(), rest
+                break
+            groups.append(rest)
+        return groups
 
     def _change(self, op: Op) -> None:
         """What a write or an unmap stores; it is in the model from now on."""
         if op.letter == "W":
             version = op.number if self._stamped else 0
-            op.data = self._contents.data(op.lba, op.blocks, version)
+            op.data_out = self._contents.data(op.lba, op.blocks, version)
             op.entry = Entry(op.lba, op.blocks, version)
         else:
             op.entry = Entry(op.lba, op.blocks, ZERO, weak=not self._geometry.zeroes)
@@ -203,7 +212,7 @@ class Engine:
         wrong: str | None = None
         letter, began = "", 0.0
         times = blocks = 0
-        length = self._length
+        length, spare = self._length, self._spare
         for op in ended:
             if op.letter != letter or op.began != began:  # most have those of the one before
                 self._count(letter, blocks, now - began, times)
@@ -213,8 +222,10 @@ class Engine:
             blocks += op.blocks
             if op.rest:
                 self._begun.append(op.rest)
+            if op.error is None:
+                spare.append(op)
             if letter == "R":
-                if op.entry is None and op.error is None and len(op.result) == op.blocks * length:
+                if op.entry is None and op.error is None and len(op.data) == op.blocks * length:
                     continue  # nothing is known of these blocks
                 problem = self._check(op)
             elif op.entry is not None:
@@ -235,16 +246,16 @@ class Engine:
     def _check(self, op: Op) -> str | None:
         """A read: whether it found what can be there."""
         entry, length = op.entry, self._length
-        if op.error is not None or len(op.result) != op.blocks * length:
+        if op.error is not None or len(op.data) != op.blocks * length:
             if entry is not None:
                 self.model.read(entry, None)
             if op.error is not None:
                 return failure(op, "transact error", op.error)
-            return failure(op, "condition fail", f"{len(op.result)} bytes came")
+            return failure(op, "condition fail", f"{len(op.data)} bytes came")
         assert entry is not None
         wrong = [
             each
-            for each in self.model.read(entry, self._contents.versions(op.lba, op.result))
+            for each in self.model.read(entry, self._contents.versions(op.lba, op.data))
             if not self._mixed(op, *each)
         ]
         if not wrong:
@@ -269,7 +280,7 @@ class Engine:
     def _block(self, op: Op, block: int) -> bytes:
         length = self._length
         at = (block - op.lba) * length
-        return bytes(op.result[at : at + length])
+        return bytes(op.data[at : at + length])
 
 
 def failure(op: Op, description: str, detail: str) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import repeat
+from itertools import chain, repeat
 from typing import Any, Final
 
 from userdisk.errors import UsageError
@@ -30,12 +30,14 @@ class Random:
 
     def draws(self, layout: str) -> Iterator[tuple[Any, ...]]:
         """What `struct` makes of the next bytes, again and again. It does not end."""
-        unpack = struct.Struct(layout)
+        return chain.from_iterable(self._many(struct.Struct(layout)))
+
+    def _many(self, layout: struct.Struct) -> Iterator[Iterator[tuple[Any, ...]]]:
         rest = b""
         while True:
             rest += self._more()
-            whole = len(rest) - len(rest) % unpack.size
-            yield from unpack.iter_unpack(rest[:whole])
+            whole = len(rest) - len(rest) % layout.size
+            yield layout.iter_unpack(rest[:whole])
             rest = rest[whole:]
 
     def _more(self) -> bytes:
@@ -87,33 +89,33 @@ class Plan:
 
     def groups(self) -> Iterator[tuple[int, int]]:
         """The range of each round: address and count. It does not end."""
-        disk, most = self.block_count, self.max_count
+        return (group[1:] for group in replace(self, mix="R").operations())
+
+    def operations(self) -> Iterator[tuple[str, int, int]]:
+        """Letter, address and count of each operation. It does not end."""
+        disk, most, mix = self.block_count, self.max_count, self.mix
         fixed = min(self.count, most) or 1
         draws = Random(self.seed).draws
         if self.address == RANDOM and self.count == RANDOM:
             for place, number in draws("<QI"):
                 address = place % disk
-                yield address, min(number % most or 1, disk - address)
+                count = min(number % most or 1, disk - address)
+                for letter in mix:
+                    yield letter, address, count
         elif self.address == RANDOM:
             last = disk - fixed
             for (place,) in draws("<Q"):
                 address = place % disk
-                yield address, fixed if address <= last else disk - address
+                count = fixed if address <= last else disk - address
+                for letter in mix:
+                    yield letter, address, count
         else:
             numbers = draws("<I") if self.count == RANDOM else repeat((fixed,))
             address, random = self.address, self.count == RANDOM
             for (number,) in numbers:
-                count = number % most or 1 if random else number
                 address %= disk
-                yield address, min(count, disk - address)
-                address += count
-
-    def operations(self) -> Iterator[tuple[str, int, int]]:
-        """Letter, address and count of each operation. It does not end."""
-        if len(self.mix) == 1:
-            letter = self.mix
-            for address, count in self.groups():
-                yield letter, address, count
-        for address, count in self.groups():
-            for letter in self.mix:
-                yield letter, address, count
+                whole = number % most or 1 if random else number
+                count = min(whole, disk - address)
+                for letter in mix:
+                    yield letter, address, count
+                address += whole

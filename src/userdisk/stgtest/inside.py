@@ -24,6 +24,8 @@ class InsidePort:
     Raises `UserdiskError`.
     """
 
+    kind = Op
+
     def __init__(self, unit: StorageUnit, name: str, timeout: float) -> None:
         self._unit = unit
         self._through = not unit.parameters.cache_supported  # as WinSpd's stgtest does
@@ -60,7 +62,7 @@ class InsidePort:
                 _KINDS[op.letter],
                 op.lba if op.letter != "F" else 0,
                 op.blocks if op.letter != "F" else 0,
-                data=memoryview(op.data) if op.letter == "W" else None,
+                data=memoryview(op.data_out) if op.letter == "W" else None,
                 extents=extents,
                 fua=op.fua or (self._through and op.letter in "RW"),
             )
@@ -72,7 +74,7 @@ class InsidePort:
                 raise self._gate.failed(operation.error, operation.kind)
             if op.letter == "R":
                 length = op.blocks * self._unit.block_length
-                op.result = bytes(self._gate.checked_read(operation.result, length))
+                op.data = bytes(self._gate.checked_read(operation.result, length))
         except StorageError as error:
             op.error = str(error) or type(error).__name__
         self._inbox.put(op)

@@ -35,6 +35,8 @@ class DevicePort:
     Raises `UsageError`.
     """
 
+    kind = Op
+
     def __init__(
         self, path: str, timeout: float, *, depth: int, changes: bool, destroy: bool
     ) -> None:
@@ -132,9 +134,9 @@ class DevicePort:
         with room[:length] as data:
             if op.letter == "R":
                 size = os.preadv(self._descriptor, [data], offset)
-                op.result = bytes(data[:size])
+                op.data = bytes(data[:size])
             elif op.letter == "W":
-                data[:] = op.data
+                data[:] = op.data_out
                 flags = os.RWF_DSYNC if op.fua else 0
                 size = os.pwritev(self._descriptor, [data], offset, flags)
             elif op.letter == "F":

@@ -10,6 +10,7 @@ import struct
 import time
 from collections.abc import Sequence
 from itertools import cycle
+from typing import cast
 
 from userdisk.backend.iscsi_disk import Disk, probe
 from userdisk.errors import UserdiskError
@@ -29,13 +30,19 @@ _MOMENT = 0.1  # seconds
 _CHECK_CONDITION = 2
 
 
-class _Command(Task):
-    """A command that knows its operation."""
+class Operation(Op, Task):
+    """An operation that is its command, too."""
 
-    __slots__ = ("op",)  # there are many: no dictionary for each
+    def __init__(self, letter: str, number: int, lba: int, blocks: int, *, fua: bool) -> None:
+        Task.__init__(self)
+        Op.__init__(self, letter, number, lba, blocks, fua=fua)
+
+
+class _Part(Task):
+    """A command of an unmap, of which `others` are to end, too."""
 
     op: Op
-    others: list[int] | None = None  #: how many more commands of the same operation must end
+    others: list[int]
 
 
 class _Disk:
@@ -60,55 +67,54 @@ class _Disk:
         if not length or length % 8 or not disk.block_count:
             raise UserdiskError(f"{url}: blocks of {length} bytes cannot be tested")
 
-    def command(self, op: Op) -> _Command:
-        """An operation as a command."""
-        disk, letter, lun = self.disk, op.letter, self._lun
-        if letter == "R":
-            cdb = disk.read(op.lba, op.blocks, fua=op.fua)
-            task = _Command(cdb, op.blocks * self._length, b"", lun)
-        elif letter == "W":
-            task = _Command(disk.write(op.lba, op.blocks, fua=op.fua), 0, op.data, lun)
-        else:
-            task = _Command(disk.flush(), 0, b"", lun)
-        task.op = op
-        return task
-
-    def commands(self, operations: Sequence[Op]) -> list[_Command]:
+    def commands(self, operations: Sequence[Op]) -> Sequence[Task]:
         """Operations as commands: an unmap may take several."""
-        command = self.command
-        made: list[_Command] = []
-        lun, length, plain = self._lun, self._length, self._plain
-        for op in operations:
-            if op.letter == "R" and plain and not op.fua:  # most of a busy disk
-                cdb = _READ(_READ_16, 0, op.lba, op.blocks)
-                task = _Command(cdb, op.blocks * length, b"", lun)
-                task.op = op
-                made.append(task)
+        disk, lun, length, plain = self.disk, self._lun, self._length, self._plain
+        mine = cast("Sequence[Operation]", operations)  # the engine makes them as our kind
+        parts: list[_Part] = []
+        for op in mine:
+            op.renew()
+            op.lun = lun
+            if op.letter == "R":
+                blocks = op.blocks
+                op.read_length = blocks * length
+                if plain and not op.fua:  # most of a busy disk
+                    op.cdb = _READ(_READ_16, 0, op.lba, blocks)
+                else:
+                    op.cdb = disk.read(op.lba, blocks, fua=op.fua)
                 continue
-            if op.letter != "U":
-                made.append(command(op))
-                continue
-            parts = list(self.disk.unmap([(op.lba, op.blocks)]))
-            others = [len(parts)]
-            for cdb, data in parts:
-                task = _Command(cdb, 0, data, self._lun)
-                task.op, task.others = op, others
-                made.append(task)
+            op.read_length = 0
+            if op.letter == "W":
+                op.cdb = disk.write(op.lba, op.blocks, fua=op.fua)
+            elif op.letter == "F":
+                op.cdb = disk.flush()
+            else:
+                parts += self._parts(op)
+        if not parts:
+            return mine
+        return [op for op in mine if op.letter != "U"] + parts
+
+    def _parts(self, op: Op) -> list[_Part]:
+        made = []
+        others: list[int] = []
+        for cdb, data in self.disk.unmap([(op.lba, op.blocks)]):
+            part = _Part(cdb, 0, data, self._lun)
+            part.op, part.others = op, others
+            made.append(part)
+        others.append(len(made))
         return made
 
     def end(self, task: Task) -> Op | None:
         """A command has ended: its operation, if that was all of it."""
-        assert isinstance(task, _Command)
-        op = task.op
+        op = task.op if isinstance(task, _Part) else task
+        assert isinstance(op, Op)
         if task.response:
             op.error, op.again = task.problem, False
         elif task.status:
             again = passes(task.status, _key(task))
             op.again = again and (op.error is None or op.again)  # one that fails for good is enough
             op.error = _status(task)
-        else:
-            op.result = task.data
-        if task.others is not None:
+        if isinstance(task, _Part):
             task.others[0] -= 1
             if task.others[0]:
                 return None
@@ -121,6 +127,8 @@ class DirectPort:
     Args:
         timeout: seconds for connecting, and to wait for the next operation to end.
     """
+
+    kind = Operation
 
     def __init__(self, url: Url, timeout: float) -> None:
         self._initiator = Initiator(url.address, settings_for(url), lun=url.lun, timeout=timeout)
@@ -137,18 +145,12 @@ class DirectPort:
 
     def collect(self) -> list[Op]:
         """See `Port.collect`."""
-        ended: list[Op] = []
-        append, end = ended.append, self._disk.end
-        for task in self._initiator.completed():
-            assert type(task) is _Command
-            if task.status or task.response or task.others is not None:
-                if (whole := end(task)) is not None:
-                    append(whole)
-            else:
-                op = task.op
-                op.result = task.data
-                append(op)
-        return ended
+        ended = self._initiator.completed()
+        for task in ended:
+            if task.status or task.response or type(task) is not Operation:
+                end = self._disk.end
+                return [op for task in ended if (op := end(task)) is not None]
+        return cast("list[Op]", ended)
 
     def close(self, *, stuck: bool = False) -> None:
         """See `Port.close`."""
@@ -166,6 +168,8 @@ class SessionsPort:
 
     Raises `UserdiskError`.
     """
+
+    kind = Operation
 
     def __init__(self, url: Url, timeout: float, connections: int) -> None:
         self._inbox = Inbox(str(url), timeout)

@@ -26,6 +26,8 @@ class NbdPort:
     Raises `UserdiskError`.
     """
 
+    kind = Op
+
     def __init__(self, name: str, timeout: float, connections: int) -> None:
         uri = parse_uri(name)
         self._inbox = Inbox(name, timeout)
@@ -55,7 +57,7 @@ class NbdPort:
                 _COMMANDS[op.letter],
                 0 if flush else op.lba * length,
                 0 if flush or write else op.blocks * length,
-                data=op.data if write else None,
+                data=op.data_out if write else None,
                 flags=CommandFlag.FUA if op.fua and write else 0,
             )
             next(self._next).submit(request, partial(self._end, op))
@@ -65,7 +67,7 @@ class NbdPort:
             op.error = str(request.error) or type(request.error).__name__
         elif op.letter == "R":
             assert isinstance(request.result, bytes | bytearray)
-            op.result = request.result
+            op.data = request.result
         self._inbox.put(op)
 
     def close(self, *, stuck: bool = False) -> None:

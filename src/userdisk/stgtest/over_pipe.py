@@ -29,6 +29,8 @@ class PipePort:
     Raises `UserdiskError`.
     """
 
+    kind = Op
+
     def __init__(
         self, name: str, path: str, timeout: float, connections: int, *, depth: int = 1
     ) -> None:
@@ -68,7 +70,7 @@ class PipePort:
                 _KINDS[op.letter],
                 op.lba,
                 op.blocks,
-                data=op.data if op.letter == "W" else b"",
+                data=op.data_out if op.letter == "W" else b"",
                 extents=((op.lba, op.blocks),) if op.letter == "U" else (),
                 fua=op.letter in "RW" and (op.fua or not self._cached),
             )
@@ -78,7 +80,7 @@ class PipePort:
         if request.error is not None:
             op.error = str(request.error) or type(request.error).__name__
             op.again = passes(request.status.scsi, request.status.key)
-        op.result = request.result
+        op.data = request.result
         self._inbox.put(op)
 
     def close(self, *, stuck: bool = False) -> None:

@@ -10,7 +10,6 @@ from typing import Final, Protocol
 
 from userdisk.errors import UserdiskError
 from userdisk.stgtest.model import Entry
-from userdisk.unit import Buffer
 
 MOST_BYTES: Final = 1 << 20  #: of one operation's data, whatever the disk would take
 
@@ -49,20 +48,11 @@ class Geometry:
 
 
 class Op:
-    """An operation: what is asked, then `result` (of a read) or `error` (in words).
+    """An operation: what is asked, with `data_out`, then `data` (of a read) or `error` (in words).
 
-    `began` is seconds on the clock of the engine.
+    `began` is seconds on the clock of the engine, which uses one again that has ended well:
+    another costs more than all else that is done for it.
     """
-
-    # Class attributes are what many leave as it is: making one has to be cheap.
-    data: bytes = b""
-    result: Buffer = b""
-    error: str | None = None
-    refusals: int = 0
-    again: bool = False  #: with `error`: the disk has not begun it, and may do so later
-    entry: Entry | None = None
-    began: float = 0.0
-    rest: list[tuple[str, int, int]] | None = None  #: what follows it in its group, last first
 
     def __init__(self, letter: str, number: int, lba: int, blocks: int, *, fua: bool) -> None:
         self.letter = letter
@@ -70,6 +60,15 @@ class Op:
         self.lba = lba
         self.blocks = blocks
         self.fua = fua
+        self.data_out: bytes | memoryview = b""
+        self.data: bytes | bytearray = b""
+        self.error: str | None = None
+        self.again = False  #: with `error`: the disk has not begun it, and may do so later
+        self.refusals = 0
+        self.entry: Entry | None = None
+        self.began = 0.0
+        #: what follows it in its group, last first
+        self.rest: list[tuple[str, int, int]] | None = None
 
 
 class Port(Protocol):
@@ -78,6 +77,10 @@ class Port(Protocol):
     @property
     def geometry(self) -> Geometry:
         """Of the disk."""
+
+    @property
+    def kind(self) -> type[Op]:
+        """What its operations are made as."""
 
     def submit(self, operations: Sequence[Op]) -> None:
         """Send operations; they run in any order. Blocks only while the disk takes no more."""

@@ -10,7 +10,7 @@ from userdisk.stgtest import journal, pattern
 from userdisk.stgtest.crash import Crash
 from userdisk.stgtest.journal import Step
 from userdisk.stgtest.pattern import Pattern
-from userdisk.stgtest.port import Op, Port, run
+from userdisk.stgtest.port import Port, run
 from userdisk.unit import Buffer
 
 _MOST_PROBLEMS = 10
@@ -57,16 +57,16 @@ def verify(
     verdict = Verdict(crash, record.torn)
     contents = Pattern(head.block_length, head.nonce)
     for number, (lba, blocks) in enumerate(_runs(crash.blocks(), geometry.max_blocks), 1):
-        op = run(port, Op("R", number, lba, blocks, fua=False), timeout)
-        if op.error is None and len(op.result) != blocks * head.block_length:
-            op.error = f"{len(op.result)} bytes came"
+        op = run(port, port.kind("R", number, lba, blocks, fua=False), timeout)
+        if op.error is None and len(op.data) != blocks * head.block_length:
+            op.error = f"{len(op.data)} bytes came"
         if op.error is not None:
             verdict.wrong += blocks
             _say(verdict, f"blocks {lba} to {lba + blocks - 1}: cannot be read: {op.error}")
             continue
-        for block, found in enumerate(contents.versions(lba, op.result), lba):
+        for block, found in enumerate(contents.versions(lba, op.data), lba):
             at = (block - lba) * head.block_length
-            _judge(verdict, contents, block, found, op.result[at : at + head.block_length])
+            _judge(verdict, contents, block, found, op.data[at : at + head.block_length])
         verdict.blocks += blocks
     return verdict
 
