@@ -1,0 +1,80 @@
+"""Whose connection it is."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from userdisk.console import peers
+
+TABLE = """\
+  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:1FBB 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1 0
+   1: 0100007F:C350 0100007F:1FBB 01 00000000:00000000 00:00000000 00000000  1000        0 2 1 0
+   2: 0100007F:1FBB 0100007F:C350 01 00000000:00000000 00:00000000 00000000     7        0 3 1 0
+   3: 0100007F:C351 0100007F:1FBB 06 00000000:00000000 00:00000000 00000000     0        0 0 1 0
+"""
+OWN = ("127.0.0.1", 0x1FBB)
+
+
+@pytest.mark.skipif(sys.byteorder != "little", reason="the table above is of a PC")
+def test_the_table() -> None:
+    lines = TABLE.splitlines()
+    assert peers.find_user(lines, ("127.0.0.1", 0xC350), OWN) == 1000
+    assert peers.find_user(lines, ("127.0.0.1", 0xC351), OWN) is None, "closed: nobody's"
+    assert peers.find_user(lines, ("127.0.0.1", 0xC352), OWN) is None
+    assert peers.find_user(["", "a b"], ("127.0.0.1", 0xC350), OWN) is None
+
+
+@pytest.fixture(params=["127.0.0.1", "::1", "::"])
+def listener(request: pytest.FixtureRequest) -> Iterator[socket.socket]:
+    family = socket.AF_INET6 if ":" in request.param else socket.AF_INET
+    try:
+        sock = socket.create_server((request.param, 0), family=family,
+                                    dualstack_ipv6=request.param == "::")  # fmt: skip
+    except OSError:
+        pytest.skip(f"{request.param} is no address of this machine")
+    with sock:
+        sock.settimeout(60)
+        yield sock
+
+
+def _near(listener: socket.socket) -> tuple[str, int]:
+    host, port = listener.getsockname()[:2]
+    return ("127.0.0.1" if host == "::" else host), port
+
+
+def test_a_connection_of_this_user(listener: socket.socket) -> None:
+    with socket.create_connection(_near(listener)) as client:
+        server, peer = listener.accept()
+        with server:
+            assert peers.who(peer[:2], server.getsockname()[:2]) == f"uid:{os.getuid()}"
+            client.shutdown(socket.SHUT_WR)
+            client.close()
+            server.recv(1)
+            assert peers.who(peer[:2], server.getsockname()[:2]) == peers.UNKNOWN
+
+
+def test_a_connection_of_another_user(listener: socket.socket) -> None:
+    if os.getuid() != 0:
+        pytest.skip("not root: cannot be another user")
+    host, port = _near(listener)
+    program = f"import socket; s = socket.create_connection(({host!r}, {port})); s.recv(1)"
+    process = subprocess.Popen(["/usr/bin/python3", "-c", program], user=65534)
+    try:
+        server, peer = listener.accept()
+        with server:
+            assert peers.who(peer[:2], server.getsockname()[:2]) == "uid:65534"
+    finally:
+        process.wait(60)
+
+
+def test_another_machine() -> None:
+    assert peers.who(("192.0.2.1", 5), ("192.0.2.2", 6)) == "ip:192.0.2.1"
+    assert peers.who(("2001:db8::1%eth0", 5), ("2001:db8::2", 6)) == "ip:2001:db8::1"
+    assert peers.who(("127.0.0.1", 1), ("127.0.0.1", 2)) == peers.UNKNOWN
