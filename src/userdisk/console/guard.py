@@ -94,7 +94,7 @@ def _site(asked: Asked) -> Refusal | None:
 
 def _origin(asked: Asked) -> Refusal | None:
     origins = asked.headers.getlist("origin")
-    wanted = f"http://{asked.headers['host']}".lower()
+    wanted = f"http://{asked.headers.get('host', '')}".lower()
     if all(origin.lower() == wanted for origin in origins) and (origins or not asked.changes):
         return None
     return Refusal(403, "the Origin of the request is not this console")
@@ -117,10 +117,10 @@ def _csrf(asked: Asked) -> Refusal | None:
     return Refusal(403, f"the header {CSRF} is missing or wrong")
 
 
+Check = Callable[[Asked], Refusal | None]
+
 #: In this order: what is said depends on what has been checked already.
-CHECKS: Sequence[Callable[[Asked], Refusal | None]] = (
-    _method, _host, _site, _origin, _login, _csrf,
-)  # fmt: skip
+CHECKS: Final[Sequence[Check]] = (_method, _host, _site, _origin, _login, _csrf)
 
 
 class Guard:
@@ -129,8 +129,11 @@ class Guard:
     The session is `state["session"]` of the scope, `state["who"]` is who asks.
     """
 
-    def __init__(self, app: ASGIApp, own: Own, sessions: Sessions) -> None:
+    def __init__(
+        self, app: ASGIApp, own: Own, sessions: Sessions, checks: Sequence[Check] = CHECKS
+    ) -> None:
         self._app = app
+        self._checks = checks
         self._own = own
         self._sessions = sessions
 
@@ -147,7 +150,7 @@ class Guard:
         if scope["path"].startswith(_PRIVATE):
             session = self._sessions.find(cookies, state["who"])
         asked = Asked(scope["method"], scope["path"], headers, self._own, session)
-        for check in CHECKS:
+        for check in self._checks:
             refusal = check(asked)
             if refusal is not None:
                 await _answer(send, refusal)
