@@ -15,6 +15,7 @@ from userdisk.launcher.confinement import Confinement, find_user
 from userdisk.launcher.spec import Limits
 
 LIMITS = Limits(memory=64 << 20, cpu=0.25)
+LEAF = "0::/a.slice/b.service/userdisk-launcher\n"
 
 
 def how(confinement: Confinement) -> dict[str, object]:
@@ -55,25 +56,74 @@ def test_without_limits_nothing_is_confined(tmp_path: Path) -> None:
 
 def test_version_2(tmp_path: Path, files: dict[str, str]) -> None:
     here = unified(tmp_path, active="memory")
-    confinement = Confinement(LIMITS, "", "c.n", mounted=tmp_path, own="0::/a.slice/b.service\n")
+    confinement = Confinement(LIMITS, "", "c.n", mounted=tmp_path, own=LEAF)
     group = here / "userdisk-c.n"
     assert files == {
         f"{here}/cgroup.subtree_control": "+cpu",
         f"{group}/memory.max": str(64 << 20),
         f"{group}/cpu.max": "25000 100000",
     }
-    assert how(confinement) == {"procs": [f"{group}/cgroup.procs"], "limits": [], "user": None}
+    assert how(confinement) == {
+        "procs": [f"{group}/cgroup.procs"],
+        "limits": [],
+        "json": False,
+        "user": None,
+    }
     confinement.close()
     assert not group.exists() and confinement.note == ""
 
 
-def test_version_2_beside_the_services_own_leaf(tmp_path: Path, files: dict[str, str]) -> None:
+def test_version_2_where_systemd_gives_no_group(tmp_path: Path, files: dict[str, str]) -> None:
+    unified(tmp_path)
+    own = "0::/a.slice/b.service\n"
+    given = Confinement(LIMITS, "", "c.n", mounted=tmp_path, own=own, systemd=tmp_path)
+    assert how(given)["procs"] == [] and files == {}
+    assert given.note == (
+        "its memory limit holds for each of its processes, and its CPU limit does not hold,"
+        " without a control group: systemd gives it none (it must be 254 or later, and start the"
+        " launcher)"
+    )
+
+
+def test_version_2_without_systemd(tmp_path: Path, files: dict[str, str]) -> None:
     here = unified(tmp_path)
+    above = here.parent
+    none = tmp_path / "none"
+    own = "0::/a.slice/b.service\n"
+    (above / "cgroup.controllers").write_text("cpu")
+    (tmp_path / "cgroup.controllers").write_text("cpu memory")
+    (tmp_path / "cgroup.subtree_control").write_text("cpu")
+    given = Confinement(LIMITS, "", "c.n", mounted=tmp_path, own=own, systemd=none)
+    assert how(given)["procs"] == [f"{tmp_path}/userdisk-c.n/cgroup.procs"]
+    assert files[f"{tmp_path}/cgroup.subtree_control"] == "+memory" and given.note == ""
+    given.close()
+    top = Confinement(LIMITS, "", "c.n", mounted=tmp_path, own="0::/\n", systemd=none)
+    assert how(top)["procs"] == [f"{tmp_path}/userdisk-c.n/cgroup.procs"]
+    top.close()
+
+
+def test_version_2_beside_version_1(tmp_path: Path, files: dict[str, str]) -> None:
+    here = unified(tmp_path / "unified")
     (here / "userdisk-launcher").mkdir()
-    own = "0::/a.slice/b.service/userdisk-launcher\n"
-    confinement = Confinement(LIMITS, "", "c.n", mounted=tmp_path, own=own)
-    assert (here / "userdisk-c.n").is_dir()
-    confinement.close()
+    given = Confinement(LIMITS, "", "c.n", mounted=tmp_path, own=f"4:pids:/x\n{LEAF}")
+    assert how(given)["procs"] == [f"{here}/userdisk-c.n/cgroup.procs"]
+    given.close()
+
+
+def test_a_group_that_gives_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = unified(tmp_path)
+
+    def write(path: Path, value: str) -> None:
+        raise OSError(16, "Device or resource busy")
+
+    monkeypatch.setattr("userdisk.launcher.confinement._write", write)
+    given = Confinement(Limits(cpu=0.5), "", "c.n", mounted=tmp_path, own=LEAF)
+    assert given.note == (
+        f"its CPU limit does not hold, without a control group: {here}: Device or resource busy"
+    )
+    (here / "cgroup.controllers").write_text("cpu")
+    given = Confinement(Limits(memory=64 << 20), "", "c.n", mounted=tmp_path, own=LEAF)
+    assert given.note.endswith(f"without a control group: {here} has no controller for it")
 
 
 def test_version_1(tmp_path: Path, files: dict[str, str]) -> None:
@@ -98,7 +148,7 @@ def test_without_groups_memory_is_a_resource_limit(tmp_path: Path) -> None:
         [resource.RLIMIT_DATA, 64 << 20],
         [resource.RLIMIT_STACK, 1 << 20],
     ]
-    assert "CPU limit needs a control group" in confinement.note
+    assert "its CPU limit does not hold, without a control group: " in confinement.note
 
 
 def test_a_group_that_lacks_a_file_is_taken_back(tmp_path: Path) -> None:
@@ -109,7 +159,7 @@ def test_a_group_that_lacks_a_file_is_taken_back(tmp_path: Path) -> None:
 
 def test_kills_for_memory_are_told_once(tmp_path: Path, files: dict[str, str]) -> None:
     here = unified(tmp_path)
-    confinement = Confinement(LIMITS, "", "c.n", mounted=tmp_path, own="0::/a.slice/b.service\n")
+    confinement = Confinement(LIMITS, "", "c.n", mounted=tmp_path, own=LEAF)
     events = here / "userdisk-c.n" / "memory.events"
     assert not confinement.out_of_memory()
     events.write_text("low 0\nhigh 0\noom 3\noom_kill 1\noom_group_kill 0\n")

@@ -50,7 +50,7 @@ def main() -> int:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, interrupt)
     request = told.request()
-    daemon.log_to_terminal(Wanted())
+    daemon.log_to_terminal(Wanted(as_json=request["log_json"]))
     if request["attached"]:
         daemon.become_io_flusher()
     try:

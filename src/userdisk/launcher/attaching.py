@@ -21,6 +21,7 @@ from userdisk.control import Answer
 from userdisk.errors import UserdiskError
 from userdisk.launcher import sockets
 from userdisk.launcher.spec import read_spec
+from userdisk.log_format import Wanted
 
 _PATIENCE: Final = 3600.0
 _LOST_SECONDS: Final = 60.0
@@ -102,6 +103,7 @@ def main() -> int:
     threading.Thread(
         target=_end_with, args=(shim, state.start_time(shim) or 0), daemon=True
     ).start()
+    given = read_spec(folder)
     task = Task(
         sys.argv[1],
         request["name"],
@@ -109,7 +111,8 @@ def main() -> int:
         {},
         request["mountpoint"],
         foreground=False,
-        wait=WAIT + read_spec(folder).start_timeout,
+        logs=Wanted(as_json=given.log_json),
+        wait=WAIT + given.start_timeout,
     )
     return hold_and_report(task, HeldUnit(folder))
 

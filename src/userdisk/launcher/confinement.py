@@ -1,11 +1,11 @@
 """Limits of an instance's processes, and the user that they run as.
 
 Theory of operation. Memory and CPU are limits of a control group that all processes of the instance
-are in: version 2 where its controllers are ours to give (root, or a service with Delegate=yes),
-else version 1. Without one, memory is limited by RLIMIT_DATA, for each process: what it has made
-writable for itself, which RLIMIT_AS would mix up with mapped files and reserved addresses. A share
-of a CPU has no such substitute; `note` says so. A process enters by `confined.py`, before it is the
-program, so that no child of it can be outside.
+are in: version 2 where its controllers are ours to give (root without systemd, or a service with
+Delegate= and DelegateSubgroup=), else version 1. Without one, memory is limited by RLIMIT_DATA, for
+each process: what it has made writable for itself, which RLIMIT_AS would mix up with mapped files
+and reserved addresses. A share of a CPU has no such substitute; `note` says so. A process enters by
+`confined.py`, before it is the program, so that no child of it can be outside.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ LEAST_CPU: Final = 0.01
 _PERIOD: Final = 100_000  # microseconds that a share of a CPU is counted over
 _STACK: Final = 1 << 20  # bytes for each thread's, where RLIMIT_DATA counts them in full
 _EMPTY_SECONDS: Final = 5.0
-_OWN_LEAF: Final = "userdisk-launcher"
+#: The group below the service's own that systemd starts it in: DelegateSubgroup=.
+OWN_LEAF: Final = "userdisk-launcher"
+_SYSTEMD: Final = Path("/run/systemd/system")  # sd_booted(3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,8 @@ class Confinement:
         user: a name; empty: who this process is.
         name: of the instance; its control groups are called after it.
         mounted, own: where control groups are mounted, and the contents of /proc/self/cgroup.
+        as_json: what goes wrong in a process' first moment is said as JSON, as other logs.
+        systemd: a folder that is there if systemd has started this machine.
 
     Makes the groups. Raises `UsageError` for what cannot be meant: limits too small to start
     anything, a user that there is not, or that this process may not become.
@@ -70,6 +74,8 @@ class Confinement:
         *,
         mounted: Path = MOUNTED,
         own: str | None = None,
+        as_json: bool = False,
+        systemd: Path = _SYSTEMD,
     ) -> None:
         if limits.memory and limits.memory < LEAST_MEMORY:
             raise UsageError(f"memory limit {limits.memory}: must be at least {LEAST_MEMORY} bytes")
@@ -78,6 +84,9 @@ class Confinement:
         self.user = find_user(user)
         self.note = ""  #: what could not be limited, for people
         self._name = f"userdisk-{name}"
+        self._systemd = systemd
+        self._as_json = as_json
+        self._why = "none is there"  # no control group can be had
         self._kills = 0
         self._groups: list[Path] = []
         self._rlimits: list[tuple[int, int]] = []
@@ -92,12 +101,16 @@ class Confinement:
         ):
             self._rlimits.append((resource.RLIMIT_DATA, limits.memory))
             self._rlimits.append((resource.RLIMIT_STACK, _STACK))
+            self.note = "its memory limit holds for each of its processes"
         share = {
             "cpu.cfs_period_us": _PERIOD,
             "cpu.cfs_quota_us": max(round(limits.cpu * _PERIOD), 1000),
         }
         if limits.cpu and not self._version_1("cpu", share, mounted, lines):
-            self.note = "its CPU limit needs a control group, which this user may not make"
+            self.note += ", and " if self.note else ""
+            self.note += "its CPU limit does not hold"
+        if self.note:
+            self.note += f", without a control group: {self._why}"
 
     def command(self, command: Sequence[str]) -> list[str]:
         """What to start instead of a command, so that it runs confined."""
@@ -107,6 +120,7 @@ class Confinement:
         how = {
             "procs": [str(group / "cgroup.procs") for group in self._groups],
             "limits": self._rlimits,
+            "json": self._as_json,
             "user": None if user is None else [user.uid, user.gid, list(user.groups)],
         }
         return [sys.executable, "-I", "-S", confined.__file__, json.dumps(how), *command]
@@ -156,33 +170,54 @@ class Confinement:
             self._groups.pop()
 
     def _unified(self, limits: Limits, mounted: Path, lines: list[list[str]]) -> bool:
-        """A group of version 2, beside this process' own; False if it cannot be had."""
-        wanted = {"memory": limits.memory > 0, "cpu": limits.cpu > 0}
-        needed = [name for name, needs in wanted.items() if needs]
+        """A group of version 2; False if it cannot be had."""
+        needed = [name for name in ("memory", "cpu") if getattr(limits, name)]
+        values = {
+            "memory.max": str(limits.memory or "max"),
+            "memory.swap.max": "0" if limits.memory else "max",
+            "cpu.max": f"{round(limits.cpu * _PERIOD)} {_PERIOD}" if limits.cpu else "max",
+        }
+        files = {name: each for name, each in values.items() if name.split(".")[0] in needed}
         for number, controllers, path in (line for line in lines if len(line) == 3):
             if number != "0" or controllers:
                 continue
-            here = mounted / path.lstrip("/")
-            parents = [here.parent, here] if here.name == _OWN_LEAF else [here]
-            values = {
-                "memory.max": str(limits.memory or "max"),
-                "memory.swap.max": "0" if limits.memory else "max",
-                "cpu.max": f"{round(limits.cpu * _PERIOD)} {_PERIOD}" if limits.cpu else "max",
-            }
-            for parent in parents:
-                try:
-                    if not set(needed) <= set((parent / "cgroup.controllers").read_text().split()):
-                        continue
-                    active = (parent / "cgroup.subtree_control").read_text().split()
-                    for name in needed:
-                        if name not in active:
-                            _write(parent / "cgroup.subtree_control", f"+{name}")
-                except OSError:
-                    continue
-                files = {k: v for k, v in values.items() if k.split(".")[0] in needed}
-                if self._group(parent / self._name, files, optional=["memory.swap.max"]):
+            top = mounted / "unified" if (mounted / "unified").is_dir() else mounted
+            for parent in self._parents(top, top / path.lstrip("/")):
+                if self._has(parent, needed) and self._group(
+                    parent / self._name, files, optional=["memory.swap.max"]
+                ):
                     return True
         return False
+
+    def _parents(self, top: Path, here: Path) -> list[Path]:
+        """The groups where one may be made beside this process' own.
+
+        A group with processes has no controllers to give, but for the topmost. So systemd has to
+        start the service in a group below its own (DelegateSubgroup=); it wants no other group
+        touched. Without systemd any group above will do.
+        """
+        if here.name == OWN_LEAF:
+            return [here.parent]
+        if self._systemd.is_dir():
+            self._why = "systemd gives it none (it must be 254 or later, and start the launcher)"
+            return []
+        above = here.parents[: len(here.parts) - len(top.parts)]
+        return [*above] or [here]
+
+    def _has(self, parent: Path, needed: Sequence[str]) -> bool:
+        """Whether groups there can have these controllers; sees to it if that is possible."""
+        try:
+            if not set(needed) <= set((parent / "cgroup.controllers").read_text().split()):
+                self._why = f"{parent} has no controller for it"
+                return False
+            active = (parent / "cgroup.subtree_control").read_text().split()
+            for name in needed:
+                if name not in active:
+                    _write(parent / "cgroup.subtree_control", f"+{name}")
+        except OSError as error:
+            self._why = f"{parent}: {error.strerror}"
+            return False
+        return True
 
     def _version_1(
         self, controller: str, values: dict[str, int], mounted: Path, lines: list[list[str]]
@@ -199,32 +234,13 @@ class Confinement:
             for name, value in values.items():
                 if name not in optional or (place / name).exists():
                     _write(place / name, value)
-        except OSError:
+        except OSError as error:
+            self._why = f"{error.filename or place}: {error.strerror}"
             with contextlib.suppress(OSError):
                 place.rmdir()
             return False
         self._groups.append(place)
         return True
-
-
-def make_room(mounted: Path = MOUNTED, own: str | None = None) -> None:
-    """Move this process into a leaf of its control group, if that is delegated to it.
-
-    Version 2 gives controllers only to groups without processes; so the service does this before
-    it starts instances. Nothing happens where that is not ours to do.
-    """
-    text = Path("/proc/self/cgroup").read_text() if own is None else own
-    for line in text.splitlines():
-        if not line.startswith("0::") or line == "0::/":
-            continue
-        here = mounted / line[3:].lstrip("/")
-        with contextlib.suppress(OSError):
-            delegated = os.getxattr(
-                here, "trusted.delegate" if os.getuid() == 0 else "user.delegate"
-            )
-            if delegated == b"1" and here.name != _OWN_LEAF:
-                (here / _OWN_LEAF).mkdir(exist_ok=True)
-                _write(here / _OWN_LEAF / "cgroup.procs", "0")
 
 
 def find_user(name: str) -> User | None:

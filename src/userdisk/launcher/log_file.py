@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import select
 import threading
@@ -31,9 +32,11 @@ class LogFile:
     Args:
         folder: of `log`, and of `log.1`, which has what was before.
         limit: bytes of both together.
+        as_json: the lines of the shim's own are JSON, as those of the other processes.
     """
 
-    def __init__(self, folder: Path, limit: int) -> None:
+    def __init__(self, folder: Path, limit: int, *, as_json: bool = False) -> None:
+        self._as_json = as_json
         self._path = folder / LOG
         self._older = folder / f"{LOG}.1"
         self._limit = max(limit // 2, 4096)
@@ -48,8 +51,13 @@ class LogFile:
 
     def note(self, line: str) -> None:
         """A line of the shim's own."""
-        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-        self._write(f"{stamp} launcher: {line}\n".encode(errors="backslashreplace"))
+        text = f"{time.strftime('%Y-%m-%d %H:%M:%S')} launcher: {line}"
+        if self._as_json:
+            now = time.time()
+            stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+            fields = {"time": f"{stamp}.{int(now % 1 * 1000):03}Z", "level": "info"}
+            text = json.dumps({**fields, "logger": "userdisk.launcher", "message": line})
+        self._write(f"{text}\n".encode(errors="backslashreplace"))
 
     def _open(self) -> int:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC

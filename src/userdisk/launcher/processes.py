@@ -62,7 +62,9 @@ class Processes:
         directory = spec.directory or "/"
         if not os.path.isdir(directory):
             raise UsageError(f"directory {directory}: no such folder")
-        self._confinement = confinement = Confinement(spec.limits, spec.user, spec.id)
+        self._confinement = confinement = Confinement(
+            spec.limits, spec.user, spec.id, as_json=spec.log_json
+        )
         if confinement.note:
             log.note(confinement.note)
         self._how: dict[str, Any] = {
@@ -273,6 +275,7 @@ def _request(
             "initiators": list(spec.initiators),
         },
         "attached": spec.attach.wanted,
+        "log_json": spec.log_json,
         "program": None,
         "stop_timeout": spec.stop_timeout,
     }

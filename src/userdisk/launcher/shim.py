@@ -55,7 +55,7 @@ class Shim:
         self._folder = folder
         self._events: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._spec = given = spec.read_spec(folder)
-        self._log = log_file.LogFile(folder, given.log_bytes)
+        self._log = log_file.LogFile(folder, given.log_bytes, as_json=given.log_json)
         self._standing = Standing(folder, self._log.note)
         self._sockets = self._listen(given)
         news = News(self._resized)

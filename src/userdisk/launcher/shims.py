@@ -19,6 +19,7 @@ from userdisk.attach import state as processes
 from userdisk.errors import UsageError, UserdiskError
 from userdisk.launcher import places, spec
 from userdisk.launcher.spec import Spec, State, Status
+from userdisk.log_format import configured
 
 _SHIM: Final = "shim"
 _MARGIN: Final = 10.0  # seconds more than the shim's own time limits
@@ -41,6 +42,8 @@ def start(given: Spec) -> Status:
         folder.mkdir(mode=0o700)
     except FileExistsError:
         raise Exists(f"{given.class_} {given.name}: it is there already") from None
+    if configured().as_json:
+        given = replace(given, log_json=True)
     try:
         spec.write(folder, spec.SPEC, given)
         report = _launch(folder, given.start_timeout * 2 + _MARGIN)

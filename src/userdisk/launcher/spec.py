@@ -92,6 +92,7 @@ class Spec:
     start_timeout: float = 60.0  #: seconds
     stop_timeout: float = 10.0  #: seconds from SIGTERM to SIGKILL, on top of flushing
     log_bytes: int = 1 << 20
+    log_json: bool = False  #: its processes log as JSON, one object a line
     host: str = "127.0.0.1"
     port: int = 0  #: 0 until one has been chosen, which then stays
     iscsi: bool = True

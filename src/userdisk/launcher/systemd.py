@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Final
 
 from userdisk.errors import UserdiskError
+from userdisk.launcher.confinement import OWN_LEAF
 
 _SERVICE: Final = "userdisk-launcher.service"
 _SOCKET: Final = "userdisk-launcher.socket"
 
-#: KillMode=process: the disks go on when the service ends. Delegate: it makes control groups.
+#: KillMode=process: the disks go on when the service ends. Delegate: it makes control groups,
+#: which version 2 lets it do only from a group below its own (older systemds leave that line out).
 _SERVICE_TEXT: Final = """\
 # Written by `userdisk launcher install`.
 [Unit]
@@ -27,6 +29,7 @@ ExecStart={command}
 KillMode=process
 Restart=on-failure
 Delegate=yes
+DelegateSubgroup={leaf}
 LimitNOFILE=65536
 
 [Install]
@@ -54,7 +57,7 @@ def files(command: Sequence[str], *, user: bool) -> dict[Path, str]:
     folder, path, mode, target = _place(user)
     return {
         folder / _SERVICE: _SERVICE_TEXT.format(
-            socket=_SOCKET, command=_quoted(command), target=target
+            socket=_SOCKET, command=_quoted(command), target=target, leaf=OWN_LEAF
         ),
         folder / _SOCKET: _SOCKET_TEXT.format(path=path, mode=mode),
     }

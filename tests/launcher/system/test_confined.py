@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from userdisk.launcher.confinement import Confinement, find_user
+from userdisk.launcher.log_file import LogFile
 from userdisk.launcher.spec import Limits
 
 EATS = "x = bytearray(200 << 20); print(len(x))"
@@ -113,6 +115,20 @@ def test_a_program_that_is_not_there() -> None:
     )
     assert result.returncode == 127
     assert result.stderr == "cannot start /no/such/program: No such file or directory\n"
+
+
+def test_as_json(tmp_path: Path) -> None:
+    confinement = Confinement(Limits(memory=64 << 20), "", "x", own="", as_json=True)
+    result = subprocess.run(
+        confinement.command(["/no/such/program"]), capture_output=True, text=True, check=False
+    )
+    said = json.loads(result.stderr)
+    assert said["message"] == "cannot start /no/such/program: No such file or directory"
+    assert (said["level"], said["logger"]) == ("error", "userdisk")
+    log = LogFile(tmp_path, 1 << 20, as_json=True)
+    log.note('it "ended"')
+    noted = json.loads((tmp_path / "log").read_text())
+    assert noted["message"] == 'it "ended"' and noted.keys() == said.keys()
 
 
 #: A reaper with one child of its own, which must stay, and one that leaves three generations.
