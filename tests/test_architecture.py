@@ -162,6 +162,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "launcher": {
         "errors",
+        "log_format",
         "backend",
         "control",
         "iscsi",
