@@ -60,6 +60,8 @@ class Site:
             "type": "http",
             "method": request.method,
             "path": request.path,
+            "raw_path": request.path.encode(),
+            "query_string": b"",
             "headers": [(k.lower().encode(), v.encode("latin-1")) for k, v in request.headers],
             "state": {"who": request.who},
         }
@@ -120,6 +122,8 @@ BAD = [
     ("_method", 405, replace(CHANGE, method="TRACE")),
     ("_method", 405, replace(CHANGE, method="PUT")),
     ("_method", 405, replace(LOGIN, path="/", method="HEAD")),
+    ("_size", 431, PAGE.with_("X", "y" * 32768)),
+    ("_size", 431, replace(PAGE, path=f"/{'y' * 32768}")),
     ("_host", 421, READ.changed("Host", "evil.example:8123")),
     ("_host", 421, READ.changed("Host", "127.0.0.1:8124")),
     ("_host", 421, PAGE.changed("Host", "evil.example")),

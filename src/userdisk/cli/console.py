@@ -29,15 +29,15 @@ def _console(listen: str, allow_remote: bool, as_json: bool, until_eof: bool) ->
         raise UserdiskError(
             f"the console needs the package {error.name}: pip install 'userdisk[launcher]'"
         ) from None
-    if remote:
-        tell("userdisk: warning: this is plain HTTP: whoever sees the traffic can do what you can")
     shown = own_address(host) if is_wildcard(host) else host
 
-    def said(url: str) -> None:
+    def said(url: str, again: bool) -> None:
+        if remote and not again:
+            tell("userdisk: warning: plain HTTP: whoever sees the traffic can do what you can")
         if as_json:
             click.echo(json.dumps({"url": url}))
             return
-        click.echo(f"console at {url}")
+        click.echo(f"{'your console runs already, at' if again else 'console at'} {url}")
         tell("(the link is good once, for ten minutes; userdisk console prints another)")
 
     names = _names(host) if remote else ()

@@ -37,6 +37,7 @@ CSRF: Final = "x-userdisk-csrf"
 METHODS: Final = ("GET", "POST", "DELETE")
 _PRIVATE: Final = ("/api/", "/session", "/logout")
 _COOKIES: Final = 8  # of the same name that are tried
+_MAX_HEAD: Final = 32 << 10  # bytes
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Asked:
     headers: Headers
     own: Own
     session: Session | None
+    size: int  #: of the head, in bytes
 
     @property
     def private(self) -> bool:
@@ -74,6 +76,12 @@ def _method(asked: Asked) -> Refusal | None:
         return None
     allowed = ", ".join(METHODS)
     return Refusal(405, f"{asked.method[:20]} is not one of {allowed}", [("Allow", allowed)])
+
+
+def _size(asked: Asked) -> Refusal | None:
+    if asked.size <= _MAX_HEAD:
+        return None
+    return Refusal(431, f"the head of the request is longer than {_MAX_HEAD >> 10} KiB")
 
 
 def _host(asked: Asked) -> Refusal | None:
@@ -120,7 +128,7 @@ def _csrf(asked: Asked) -> Refusal | None:
 Check = Callable[[Asked], Refusal | None]
 
 #: In this order: what is said depends on what has been checked already.
-CHECKS: Final[Sequence[Check]] = (_method, _host, _site, _origin, _login, _csrf)
+CHECKS: Final[Sequence[Check]] = (_method, _size, _host, _site, _origin, _login, _csrf)
 
 
 class Guard:
@@ -149,7 +157,9 @@ class Guard:
         session = None
         if scope["path"].startswith(_PRIVATE):
             session = self._sessions.find(cookies, state["who"])
-        asked = Asked(scope["method"], scope["path"], headers, self._own, session)
+        size = sum(len(name) + len(value) for name, value in headers.raw)
+        size += len(scope["raw_path"]) + len(scope["query_string"])
+        asked = Asked(scope["method"], scope["path"], headers, self._own, session, size)
         for check in self._checks:
             refusal = check(asked)
             if refusal is not None:

@@ -31,20 +31,11 @@ _STOP_SECONDS: Final = 2
 _MAX_HEAD: Final = 32 << 10
 
 
-def running() -> str | None:
-    """The link of this user's console, if one runs. Raises `UserdiskError`."""
-    link = Link()
-    if link.acquire():
-        link.release()
-        return None
-    return link.read()
-
-
 def run(
     listen: tuple[str, int],
     shown: str,
     names: Iterable[str],
-    said: Callable[[str], None],
+    said: Callable[[str, bool], None],
     *,
     remote: bool = False,
     until_eof: bool = False,
@@ -55,14 +46,15 @@ def run(
         listen: address and port; port 0 chooses one.
         shown: the host in the link.
         names: under which others know this machine.
-        said: gets the link: that of a console that runs already, and then this is all.
+        said: gets the link, and whether it is that of another, which runs already; then that is
+            all.
         until_eof: also end with standard input.
 
     Raises `UsageError` for an address that cannot be had, and `UserdiskError`.
     """
     link = Link()
     if not link.acquire():
-        said(link.read())
+        said(link.read(), True)
         return 0
     try:
         with _listen(listen) as sock:
@@ -98,7 +90,7 @@ async def _serve(
     address: str,
     own: Own,
     link: Link,
-    said: Callable[[str], None],
+    said: Callable[[str, bool], None],
     until_eof: bool,
 ) -> None:
     written = ""
@@ -135,7 +127,7 @@ async def _serve(
 
     def ready() -> None:
         renew()
-        said(written)
+        said(written, False)
 
     server = _Server(config, console, ready)
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again when it has ended
