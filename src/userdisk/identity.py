@@ -7,23 +7,22 @@ of: `$XDG_STATE_HOME/userdisk`, else `/var/lib/userdisk` for root and `~/.local/
 others. An image that gets a writable folder later takes its state along. Where nothing can be
 written, the GUID derives from the path, so that it is at least the same next time.
 
-A state file is replaced atomically and durably (temporary file, fsync, rename, fsync of the
-folder). One that cannot be understood is an error: a disk never changes its identity unasked.
+A state file is replaced whole and durably (`whole_file.py`). One that cannot be understood is an
+error: a disk never changes its identity unasked.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
-import tempfile
 import threading
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from userdisk import whole_file
 from userdisk.errors import UsageError, UserdiskError
 from userdisk.unit import StorageUnit
 
@@ -134,15 +133,6 @@ def check_unique(units: Iterable[StorageUnit]) -> None:
             )
 
 
-def sync_folder(path: str) -> None:
-    """Make what was created or renamed in a folder durable. Blocks; raises OSError."""
-    descriptor = os.open(path or ".", os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 # -- finding and settling ----------------------------------------------------------------------
 
 
@@ -226,20 +216,8 @@ def _read(path: str) -> Identity | None:
 
 def _write(path: str, guid: uuid.UUID, values: dict[str, Any]) -> None:
     data = json.dumps({"version": _VERSION, "guid": str(guid), **values}, indent=1) + "\n"
-    folder, name = os.path.split(path)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{name[:64]}.", dir=folder)
-    try:
-        with open(descriptor, "w") as file:
-            os.chmod(temporary, 0o644)  # no secret: whoever may read the image next needs it
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-    sync_folder(folder)
+    # No secret: whoever may read the image next needs it.
+    whole_file.replace(path, data.encode(), mode=0o644)
 
 
 # -- names -------------------------------------------------------------------------------------

@@ -19,12 +19,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from userdisk import whole_file
 from userdisk.errors import UserdiskError
 
 #: Where attachments are kept unless USERDISK_RUN says otherwise.
 DEFAULT_RUN: Final = "/run/userdisk"
 
 _STATE: Final = "state.json"
+_SCRATCH: Final = _STATE + ".new"
 _SOCKET: Final = "socket"
 _LONGEST_SOCKET: Final = 100  # bytes; the kernel takes 107
 _MAX_NAMES: Final = 1000
@@ -72,10 +74,9 @@ class Folder:
         return self.path / "fuse"
 
     def write(self, record: Record) -> None:
-        """Replace state.json atomically."""
-        temporary = self.path / (_STATE + ".new")
-        temporary.write_text(json.dumps(as_json(record), indent=2) + "\n")
-        os.replace(temporary, self.path / _STATE)
+        """Replace state.json; at no time it is half written. Raises `OSError`."""
+        data = json.dumps(as_json(record), indent=2) + "\n"
+        whole_file.replace(self.path / _STATE, data.encode(), mode=0o600, scratch=_SCRATCH)
 
     def read(self) -> Record | None:
         """The record; None if it cannot be read."""
@@ -88,7 +89,7 @@ class Folder:
         """Remove the folder, and the parents if this was the last. Raises `OSError` if mounted."""
         with contextlib.suppress(FileNotFoundError):
             self.mount.rmdir()
-        for name in (_STATE + ".new", _SOCKET, "log", _STATE):
+        for name in (_SCRATCH, _SOCKET, "log", _STATE):
             with contextlib.suppress(FileNotFoundError):
                 (self.path / name).unlink()
         with contextlib.suppress(FileNotFoundError):

@@ -6,7 +6,7 @@ import contextlib
 import os
 import stat
 
-from userdisk import identity
+from userdisk import identity, whole_file
 from userdisk.backend.descriptor import DescriptorUnit, lock
 from userdisk.backend.size import format_size
 from userdisk.errors import UsageError
@@ -77,7 +77,7 @@ class FileUnit(DescriptorUnit):
         try:
             os.ftruncate(descriptor, self._size)
             os.fsync(descriptor)
-            identity.sync_folder(os.path.dirname(os.path.abspath(self.path)))
+            whole_file.sync_folder(os.path.dirname(os.path.abspath(self.path)))
         except OSError as error:
             # What is left has no size, and no data: it is taken away if it is ours to remove.
             with contextlib.suppress(OSError):

@@ -1,13 +1,12 @@
-"""Files that are replaced whole: a crash leaves the old one or the new one."""
+"""Text files of users and desktops: read, replaced whole, and removed."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import tempfile
 from pathlib import Path
 from typing import Final
 
+from userdisk import whole_file
 from userdisk.errors import UserdiskError
 
 _LARGEST: Final = 4 << 20
@@ -44,19 +43,7 @@ def replace(path: Path, text: str, mode: int | None = None) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         if mode is None:
             mode = _mode(target)
-        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        try:
-            with open(descriptor, "wb") as file:
-                file.write(text.encode())
-                os.fchmod(file.fileno(), mode)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
-        _sync_folder(target.parent)
+        whole_file.replace(target, text.encode(), mode=mode)
     except OSError as error:
         raise UserdiskError(f"{path}: {error.strerror}") from None
 
@@ -65,7 +52,7 @@ def remove(path: Path) -> bool:
     """Remove a file; whether it was there. Raises `UserdiskError`."""
     try:
         path.unlink()
-        _sync_folder(path.parent)
+        whole_file.sync_folder(path.parent)
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
@@ -88,11 +75,3 @@ def _mode(path: Path) -> int:
         return path.stat().st_mode & 0o777
     except FileNotFoundError:
         return 0o644
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

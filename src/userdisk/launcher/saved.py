@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from pathlib import Path
 
+from userdisk import whole_file
 from userdisk.errors import UserdiskError
 from userdisk.launcher import places, spec
 from userdisk.launcher.spec import Spec
@@ -17,7 +17,6 @@ def save(given: Spec) -> None:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         spec.write(folder, _name(given.id), given)
-        _sync(folder)
     except OSError as error:
         raise UserdiskError(
             f"{folder}: {error.strerror}: the disk is not remembered for the next start"
@@ -29,7 +28,7 @@ def forget(id_: str) -> None:
     folder = places.state_folder()
     try:
         (folder / _name(id_)).unlink()
-        _sync(folder)
+        whole_file.sync_folder(folder)
     except FileNotFoundError:
         return
     except OSError as error:
@@ -52,12 +51,3 @@ def load() -> tuple[list[Spec], list[str]]:
 
 def _name(id_: str) -> str:
     return f"{id_}.json"
-
-
-def _sync(folder: Path) -> None:
-    """What was renamed or removed there stays so over a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

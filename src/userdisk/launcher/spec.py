@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from userdisk import whole_file
 from userdisk.errors import UserdiskError
 
 SPEC: Final = "spec.json"
@@ -137,17 +136,8 @@ def start_time() -> int:
 
 def write(folder: Path, name: str, content: Spec | Status) -> None:
     """Replace a file of an instance; at no time it is half written. Raises `OSError`."""
-    temporary = folder / f"{name}.new"
-    try:
-        with open(temporary, "w", opener=_private) as file:
-            json.dump(asdict(content), file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, folder / name)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
+    data = json.dumps(asdict(content)).encode()
+    whole_file.replace(folder / name, data, mode=0o600, scratch=f"{name}.new")
 
 
 def read_spec(folder: Path, name: str = SPEC) -> Spec:
@@ -203,7 +193,3 @@ _NESTED: Final[Mapping[str, Any]] = {
     "policy": _policy,
     "attach": _attach,
 }
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)

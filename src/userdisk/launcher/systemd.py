@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from userdisk import whole_file
 from userdisk.errors import UserdiskError
 from userdisk.launcher.confinement import OWN_LEAF
 
@@ -72,10 +73,7 @@ def install(command: Sequence[str], *, user: bool) -> list[str]:
     for path, text in found.items():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.new")
-            temporary.write_text(text)
-            temporary.chmod(0o644)
-            os.replace(temporary, path)
+            whole_file.replace(path, text.encode(), mode=0o644)
         except OSError as error:
             raise UserdiskError(f"{path}: {error.strerror}") from None
     return [
