@@ -47,7 +47,7 @@ class Answer:
             sent = self._http.send(h11.Request(method=method, target=target, headers=headers))
             sent = (sent or b"") + (self._http.send(h11.Data(data=body or b"")) or b"")
             sent += self._http.send(h11.EndOfMessage()) or b""
-        except h11.LocalProtocolError as error:
+        except (h11.LocalProtocolError, UnicodeEncodeError) as error:
             raise Broken(f"the request cannot be passed on: {error}") from None
         self._writer.write(sent)
         await self._writer.drain()
