@@ -18,6 +18,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
+from starlette.routing import Match
 from starlette.routing import Route as StarletteRoute
 
 from userdisk.errors import UsageError, UserdiskError
@@ -26,6 +27,7 @@ from userdisk.launcher.openapi import JSON, Parameter, Route, document
 from userdisk.launcher.peer import caller_of
 from userdisk.launcher.rights import Caller, Refused
 from userdisk.launcher.service import MAX_LINES, Busy, Launcher, NotFound
+from userdisk.launcher.tracing import TooMany
 from userdisk.launcher.types import (
     Classes,
     Event,
@@ -113,11 +115,12 @@ ROUTES: Sequence[Route] = (
     ),
     Route(
         "GET", "/v1/instances/{id}/trace", "trace", "Its commands as they end, a JSON line each.",
-        "application/x-ndjson", parameters=(_ID, _SECONDS), fails=(403, 404, 422, 500),
+        "application/x-ndjson", parameters=(_ID, _SECONDS), fails=(403, 404, 422, 429, 500),
     ),
     Route("GET", "/metrics", "metrics", "Statistics of all disks, for Prometheus.", "text/plain"),
     Route(
-        "GET", "/v1/events", "events", "What happens, as server-sent events.", "text/event-stream"
+        "GET", "/v1/events", "events", "What happens, as server-sent events.", "text/event-stream",
+        fails=(429,),
     ),
 )  # fmt: skip
 
@@ -191,7 +194,7 @@ class Api:
     async def _instances(self, request: Request, caller: Caller) -> Instances:
         query = request.query_params
         if "pid" in query:
-            pid = int(_number(query, "pid", 0, 1, 1 << 31))
+            pid = _whole(query, "pid", 0, 1, 1 << 31)
             return Instances([await self._run(lambda: self.launcher.by_process(pid, caller))])
         class_, name = query.get("class", ""), query.get("name", "")
         return Instances(await self._run(lambda: self.launcher.instances(caller, class_, name)))
@@ -223,7 +226,7 @@ class Api:
 
     async def _log(self, request: Request, caller: Caller) -> Response:
         id_, query = request.path_params["id"], request.query_params
-        lines = int(_number(query, "lines", 100, 0, MAX_LINES))
+        lines = _whole(query, "lines", 100, 0, MAX_LINES)
         found, position = await self._run(lambda: self.launcher.log(id_, caller, lines))
         text = "".join(f"{line}\n" for line in found)
         if not _flag(query, "follow"):
@@ -267,7 +270,7 @@ class Api:
 
     async def _events(self, request: Request, caller: Caller) -> Response:
         if len(self._listeners) >= _MAX_LISTENERS:
-            return _answer(Problem(f"{_MAX_LISTENERS} listen already"), 500)
+            raise TooMany(f"{_MAX_LISTENERS} others listen already")
         queue: asyncio.Queue[Event | None] = asyncio.Queue(_QUEUE)
         self._listeners[queue] = caller
         return StreamingResponse(self._stream(queue), media_type="text/event-stream")
@@ -317,6 +320,7 @@ _STATUS: Final = (
     (NotFound, 404),
     (shims.Exists, 409),
     (Busy, 409),
+    (TooMany, 429),
     (UsageError, 422),
     (UserdiskError, 500),
 )
@@ -327,7 +331,16 @@ async def _http_problem(request: Request, error: Exception) -> Response:
     response = _answer(Problem(f"{request.method} {request.url.path}: {error.detail}"),
                        error.status_code)  # fmt: skip
     response.headers.update(error.headers or {})
+    if error.status_code == 405:  # Starlette knows the methods of one route, not of the path
+        response.headers["Allow"] = ", ".join(_methods(request))
     return response
+
+
+def _methods(request: Request) -> list[str]:
+    """What can be done with the path of a request."""
+    routes: list[StarletteRoute] = request.app.routes
+    found = (each.methods for each in routes if each.matches(request.scope)[0] is not Match.NONE)
+    return sorted({method for methods in found for method in methods or ()})
 
 
 async def _bug(request: Request, error: Exception) -> Response:
@@ -379,3 +392,10 @@ def _number(
         if least <= value <= most:
             return value
     raise UsageError(f"{name}={text[:40]}: must be a number from {least:g} to {most:g}")
+
+
+def _whole(query: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:
+    value = _number(query, name, default, least, most)
+    if value != int(value):
+        raise UsageError(f"{name}={query[name][:40]}: must be a whole number")
+    return int(value)

@@ -54,9 +54,12 @@ _MEANING: Final = {
     409: "It is there already, or in use.",
     413: "The request is too large.",
     422: "The request cannot be done as it is.",
+    429: "Too many do that already.",
     500: "It was tried and failed.",
 }
 _ALWAYS: Final = (400,)
+#: What can be asked of what was made: all that has an ID in its path.
+_LINK: Final = {"parameters": {"id": "$response.body#/id"}}
 
 
 def document(routes: Sequence[Route]) -> dict[str, Any]:
@@ -69,8 +72,10 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
     )
     by_type = dict(zip(dict.fromkeys(types), schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
+    of_one = [each.name for each in routes if any(one.place == "path" for one in each.parameters)]
     for route in routes:
-        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, by_type)
+        operation = _operation(route, by_type, of_one)
+        paths.setdefault(route.path, {})[route.method.lower()] = operation
     return {
         "openapi": "3.1.0",
         "info": {
@@ -83,16 +88,20 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
     }
 
 
-def _operation(route: Route, by_type: dict[Any, Any]) -> dict[str, Any]:
+def _operation(route: Route, by_type: dict[Any, Any], links: Sequence[str]) -> dict[str, Any]:
     problem = {"content": {JSON: {"schema": by_type[Problem]}}}
     fails = {*_ALWAYS, *route.fails}
     responses = {str(code): {"description": _MEANING[code], **problem} for code in sorted(fails)}
     text = isinstance(route.gives, str)
     media = route.gives if text else JSON
     schema = {"type": "string"} if text else by_type[route.gives]
-    good = {"description": _MEANING[route.status], "content": {media: {"schema": schema}}}
+    good: dict[str, Any] = {
+        "description": _MEANING[route.status],
+        "content": {media: {"schema": schema}},
+    }
     responses[str(route.status)] = good
     if route.status == 201:
+        good["links"] = {name: _LINK | {"operationId": name} for name in links}
         responses["202"] = good | {"description": _MEANING[202]}
     found: dict[str, Any] = {
         "operationId": route.name,

@@ -19,8 +19,14 @@ from userdisk.errors import UsageError, UserdiskError
 
 _REQUEST: Final = b'{"verb": "trace"}\n'
 _ANSWER_SECONDS: Final = 10.0  # a process says something each second
+_TRIES: Final = 8
+_PAUSE: Final = 0.3  # seconds
 _LONGEST: Final = 64 << 10  # bytes of a line
 _CREDENTIALS: Final = struct.Struct("=iII")  # pid, uid, gid
+
+
+class TooMany(UserdiskError):
+    """As many as can be watch or listen already."""
 
 
 async def begin(path: Path, user: int, seconds: float) -> AsyncGenerator[bytes, None]:
@@ -30,8 +36,18 @@ async def begin(path: Path, user: int, seconds: float) -> AsyncGenerator[bytes, 
         path: its control socket.
         user: who it has to belong to: the path comes from a process that runs a user's code.
 
-    Raises `UserdiskError` when it does not answer, and as it does.
+    Raises `TooMany` when others watch already, `UserdiskError` when it does not answer, and as it
+    does.
     """
+    for _ in range(_TRIES - 1):  # it sees only after a while that somebody has gone
+        try:
+            return await _begin(path, user, seconds)
+        except TooMany:
+            await asyncio.sleep(_PAUSE)
+    return await _begin(path, user, seconds)
+
+
+async def _begin(path: Path, user: int, seconds: float) -> AsyncGenerator[bytes, None]:
     try:
         async with asyncio.timeout(_ANSWER_SECONDS):
             reader, writer = await _connect(path, user)
@@ -64,7 +80,10 @@ def _check(line: bytes) -> None:
     if not isinstance(answer, dict):
         raise ValueError("an answer that is none")
     if "error" in answer:
-        raise (UsageError if answer.get("usage") else UserdiskError)(str(answer["error"]))
+        said = str(answer["error"])
+        if said.endswith("watch already"):
+            raise TooMany(said)
+        raise (UsageError if answer.get("usage") else UserdiskError)(said)
 
 
 async def _lines(

@@ -9,13 +9,31 @@ from msgspec import Meta, Struct, field
 from userdisk.launcher.spec import State
 
 _Text = Annotated[str, Meta(max_length=4096)]
+_Class = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=63,
+        examples=["image"],
+        extra_json_schema={"pattern": "^[a-z0-9][a-z0-9_-]*$"},  # who asks gets a better reason
+    ),
+]
+_Name = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=1024,
+        description="Any text of 1024 bytes at most, without NUL.",
+        examples=["work"],
+    ),
+]
 
 
 class Start(Struct, forbid_unknown_fields=True):
     """A disk to be started."""
 
-    class_: Annotated[str, Meta(min_length=1, max_length=63)] = field(name="class")
-    name: Annotated[str, Meta(min_length=1, max_length=1024)]
+    class_: _Class = field(name="class")
+    name: _Name
     arguments: Annotated[list[_Text], Meta(max_length=9)] = []
     wait: bool = True  #: answer only when it is up, or has failed
 
