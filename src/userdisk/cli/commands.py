@@ -57,9 +57,9 @@ def userdisk() -> None:
 
     serve offers units to the network over iSCSI and NBD. attach and mount make a unit a disk of
     this machine; eject takes it away again. open mounts disk images for users without rights, and
-    desktop has file managers do it. resize gives a disk in use another size. scsitool asks any SCSI
-    disk what it is; stgtest tests any disk, also across a crash. doctor says what works on this
-    machine.
+    desktop has file managers do it. console is a page in the browser with all of them. resize gives
+    a disk in use another size. scsitool asks any SCSI disk what it is; stgtest tests any disk, also
+    across a crash. doctor says what works on this machine.
     """
 
 
