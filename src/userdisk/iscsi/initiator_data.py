@@ -74,6 +74,7 @@ def end(task: Task, flags: int, residual: int) -> None:
     """No more data comes: keep what has come, and say what was left over."""
     if isinstance(task.data, bytearray):
         del task.data[task.arrived :]  # nothing, mostly
+        task.arrived = 0
     if flags & pdu.RESIDUAL_UNDERFLOW:
         task.residual = residual
     elif flags & pdu.RESIDUAL_OVERFLOW:

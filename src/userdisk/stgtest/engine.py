@@ -150,7 +150,7 @@ class Engine:
         look = self.model.look
         known = not self.model.empty
         number, spare, kind = self._number, self._spare, self._port.kind
-        through = self._fua
+        through, append, take = self._fua, batch.append, spare.pop
         if self._group == 1:
             asked: Iterable[_Asked] = islice(self._operations, room)
         else:
@@ -160,7 +160,7 @@ class Engine:
             number += 1
             fua = through and letter in "RW"
             if spare:
-                op = spare.pop()
+                op = take()
                 op.letter, op.number, op.lba, op.blocks = letter, number, lba, blocks
                 op.fua, op.refusals, op.entry, op.data_out = fua, 0, None, b""
             else:
@@ -171,7 +171,7 @@ class Engine:
                     op.entry = look(lba, blocks)
             elif letter != "F":
                 self._change(op)
-            batch.append(op)
+            append(op)
         self._number = number
         if self._group > 1:
             for op, rest in zip(batch, rests, strict=True):

@@ -23,8 +23,8 @@ from userdisk.scsi import sense
 from userdisk.scsi.opcodes import Opcode
 from userdisk.stgtest.port import MOST_BYTES, Geometry, Inbox, Op, passes
 
-_READ = struct.Struct(">BBQIxx").pack
-_READ_16 = int(Opcode.READ_16)
+_READ = struct.Struct(">HQIxx").pack
+_READ_16 = Opcode.READ_16 << 8
 _ATTENTIONS = 16  # in a row
 _MOMENT = 0.1  # seconds
 _CHECK_CONDITION = 2
@@ -73,16 +73,20 @@ class _Disk:
         mine = cast("Sequence[Operation]", operations)  # the engine makes them as our kind
         parts: list[_Part] = []
         for op in mine:
-            op.renew()
             op.lun = lun
             if op.letter == "R":
+                if op.data_pdus > 1 or op.status or op.response:
+                    op.renew()
+                else:  # a plain answer has changed nothing else
+                    op.done, op.data, op.data_pdus = False, b"", 0
                 blocks = op.blocks
                 op.read_length = blocks * length
                 if plain and not op.fua:  # most of a busy disk
-                    op.cdb = _READ(_READ_16, 0, op.lba, blocks)
+                    op.cdb = _READ(_READ_16, op.lba, blocks)
                 else:
                     op.cdb = disk.read(op.lba, blocks, fua=op.fua)
                 continue
+            op.renew()
             op.read_length = 0
             if op.letter == "W":
                 op.cdb = disk.write(op.lba, op.blocks, fua=op.fua)
