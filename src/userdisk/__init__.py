@@ -11,6 +11,10 @@ cli                       the command `userdisk`
 testing                   the suite that checks a storage unit of your own
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from userdisk.errors import (
     Aborted,
     HardwareError,
@@ -27,7 +31,9 @@ from userdisk.errors import (
     WriteError,
     WriteProtected,
 )
-from userdisk.unit import Buffer, Extent, Extents, Inline, Parameters, StorageUnit, Usage
+
+if TYPE_CHECKING:
+    from userdisk.unit import Buffer, Extent, Extents, Inline, Parameters, StorageUnit, Usage
 
 __all__ = [
     "Aborted",
@@ -52,3 +58,18 @@ __all__ = [
     "WriteError",
     "WriteProtected",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """What units are made of is loaded when it is used: most processes have no unit."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from userdisk import unit
+
+    value: object = getattr(unit, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import ssl
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from userdisk import tls
 from userdisk.errors import UserdiskError
 from userdisk.nbd.client import ClientTransmission
 from userdisk.nbd.client_negotiation import ClientNegotiation, Found, Listed, NbdError, Wishes
 from userdisk.nbd.client_request import Request, Result
 from userdisk.nbd.uri import Uri
+from userdisk.plain_link import PlainLink
 from userdisk.request_client import SEND_SECONDS, ConnectionLost, RequestClient
-from userdisk.tls_link import PlainLink, TlsLink
+
+if TYPE_CHECKING:  # loaded when it is used: it takes longer than all else
+    import ssl
 
 __all__ = ["Client", "ConnectionLost", "Listed", "NbdError", "Request", "Uri", "list_exports"]
 
@@ -134,6 +136,8 @@ def _negotiated(
                 output, negotiation.out = negotiation.out, []
                 link.send(output)
             if negotiation.secures:
+                from userdisk.tls_link import TlsLink
+
                 assert context is not None
                 link = TlsLink(sock, context, uri.hostname or uri.host or None)
                 negotiation.secured()
@@ -143,12 +147,10 @@ def _negotiated(
     except TimeoutError:
         sock.close()
         raise NbdError(f"{uri.where}: no answer in {timeout:g} seconds") from None
-    except ssl.SSLError as error:
-        sock.close()
-        raise NbdError(f"{uri.where}: TLS failed: {_why(error)}") from None
     except OSError as error:
         sock.close()
-        raise NbdError(f"{uri.where}: {error.strerror or error}") from None
+        why = _why(error) if context is not None else ""
+        raise NbdError(f"{uri.where}: {why or error.strerror or error}") from None
     except NbdError as error:
         sock.close()
         raise NbdError(f"{uri.where}: {error}") from None
@@ -160,6 +162,10 @@ def _negotiated(
 
 def _context(uri: Uri) -> ssl.SSLContext:
     """Whom to trust, and what to show, as the URI says."""
+    import ssl
+
+    from userdisk import tls
+
     folder = Path(uri.certificates) if uri.certificates else None
     named = bool(uri.hostname or uri.host)  # a Unix socket has no name of its own
     context = tls.client_context(folder, verify_name=uri.verify and named)
@@ -168,11 +174,15 @@ def _context(uri: Uri) -> ssl.SSLContext:
     return context
 
 
-def _why(error: ssl.SSLError) -> str:
-    """What OpenSSL says, in words."""
+def _why(error: OSError) -> str:
+    """What OpenSSL says, in words; nothing if it is not OpenSSL that failed."""
+    import ssl
+
     if isinstance(error, ssl.SSLCertVerificationError):
-        return error.verify_message.rstrip(".")
-    return (error.reason or str(error)).lower().replace("_", " ")
+        return f"TLS failed: {error.verify_message.rstrip('.')}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failed: {(error.reason or str(error)).lower().replace('_', ' ')}"
+    return ""
 
 
 def _connect(uri: Uri, timeout: float) -> socket.socket:

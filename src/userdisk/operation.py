@@ -7,13 +7,14 @@ every connection and port (COMPARE AND WRITE), and changes of what commands may 
 from __future__ import annotations
 
 import enum
-import inspect
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from userdisk.errors import OutOfRange
-from userdisk.unit import Extents, StorageUnit
+
+if TYPE_CHECKING:
+    from userdisk.unit import Extents, StorageUnit
 
 
 class Kind(enum.IntEnum):
@@ -125,7 +126,7 @@ class Operation:
         """Like `perform`, for units with `async def` methods."""
         try:
             result = self.call(unit)
-            self._keep(unit, await result if inspect.isawaitable(result) else result)
+            self._keep(unit, await result if isinstance(result, Awaitable) else result)
         except BaseException as error:  # CancelledError, too
             self.fail(error)
 

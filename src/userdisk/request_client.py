@@ -13,10 +13,12 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
 from userdisk.errors import NotReady, StorageError
-from userdisk.unit import Buffer
+
+if TYPE_CHECKING:
+    from userdisk.unit import Buffer
 
 SEND_SECONDS = 60  #: a peer that takes nothing for so long is given up
 

@@ -1,6 +1,6 @@
-"""A client's bytes over a socket, plain or inside TLS: one thread receives while others send.
+"""A client's bytes over a socket inside TLS: one thread receives while others send.
 
-Inside TLS a lock guards the state of OpenSSL, and is never held while the socket is waited for.
+A lock guards the state of OpenSSL, and is never held while the socket is waited for.
 What TLS itself has to say while receiving (a new key) goes out with the next send, in order.
 """
 
@@ -10,31 +10,15 @@ import socket
 import ssl
 import threading
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from userdisk.unit import Buffer
+from userdisk.plain_link import PlainLink
+
+if TYPE_CHECKING:
+    from userdisk.unit import Buffer
 
 _CHUNK = 128 << 10  # bytes of ciphertext that are received at once
 _PIECE = 64 << 10  # bytes that are encrypted at once
-
-
-class PlainLink:
-    """The socket itself. Blocks as the socket does; raises OSError."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.socket = sock
-
-    def receive(self, buffer: memoryview) -> int:
-        """Bytes received into `buffer`; 0: the end."""
-        return self.socket.recv_into(buffer)
-
-    def send(self, buffers: Sequence[Buffer]) -> None:
-        """Send all of it. One thread at a time."""
-        sent = self.socket.sendmsg(buffers)
-        for buffer in buffers:
-            view = memoryview(buffer).cast("B")
-            if sent < view.nbytes:
-                self.socket.sendall(view[sent:])
-            sent = max(0, sent - view.nbytes)
 
 
 class TlsLink(PlainLink):

@@ -7,11 +7,12 @@ The seam of every way to attach: the kernel's side (FUSE now) knows only `BlockD
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from userdisk.operation import Operation
+if TYPE_CHECKING:
+    from userdisk.operation import Operation
 
-Done = Callable[[Operation], None]
+Done: TypeAlias = "Callable[[Operation], None]"
 
 
 class BlockDevice(Protocol):

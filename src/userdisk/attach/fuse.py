@@ -15,14 +15,16 @@ import stat
 import struct
 from collections.abc import Callable, Generator, Iterable
 from enum import IntEnum
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from userdisk.attach.device import BlockDevice
 from userdisk.errors import StorageError
 from userdisk.operation import Kind, Operation
-from userdisk.unit import Buffer
 
-Reply: TypeAlias = list[Buffer]
+if TYPE_CHECKING:
+    from userdisk.unit import Buffer
+
+Reply: TypeAlias = "list[Buffer]"
 Steps: TypeAlias = Generator[Operation, None, Reply]
 
 ROOT: Final = 1

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from userdisk.nbd.wire import Allocation, Command, CommandFlag
 from userdisk.nbd_client import Request
 from userdisk.operation import Kind, Operation
-from userdisk.unit import Extent
+
+if TYPE_CHECKING:
+    from userdisk.unit import Extent
 
 COMMANDS: Final = {
     Kind.READ: Command.READ,
@@ -47,6 +49,8 @@ def request_of(
 
 def extents_of(operation: Operation, request: Request, block_length: int) -> list[Extent]:
     """What an operation of the kind EXTENTS asked for; at least one block. Lengths in bytes."""
+    from userdisk.unit import Extent  # which few disks are asked for
+
     extents, lba = [], operation.lba
     assert isinstance(request.result, list)
     for size, flags in request.result:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from itertools import count
+from typing import TYPE_CHECKING
 
 from userdisk import errors
 from userdisk.errors import StorageError
@@ -18,7 +19,9 @@ from userdisk.nbd import wire
 from userdisk.nbd.client_negotiation import Found, NbdError, ReplyStyle
 from userdisk.nbd.client_request import WRITING, Request
 from userdisk.nbd.wire import Chunk, Command, CommandFlag
-from userdisk.unit import Buffer
+
+if TYPE_CHECKING:
+    from userdisk.unit import Buffer
 
 _STAGING = 1 << 18  # bytes received at once
 _MAX_STATUS = (16 << 20) + 8  # bytes of one BLOCK_STATUS chunk

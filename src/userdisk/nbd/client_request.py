@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from userdisk.errors import OutOfRange, StorageError, Unsupported, WriteProtected
 from userdisk.nbd.client_negotiation import Found, NbdError, ReplyStyle
 from userdisk.nbd.wire import Command, CommandFlag, TransmissionFlag
-from userdisk.unit import Buffer
+
+if TYPE_CHECKING:
+    from userdisk.unit import Buffer
 
 Result = bytes | bytearray | list[tuple[int, int]] | None
 
