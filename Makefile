@@ -112,8 +112,8 @@ bench: setup packages ## measure against other servers and the socket limit; BEN
 dotnet: ## build the C# library and its samples, with Mono's compiler
 	$(MAKE) -C dotnet
 
-demo: $(VENV)/usable ## see a Python class become a disk, in under a minute
-	$(BIN)/python examples/demo.py
+demo: $(VENV)/usable ## see a Python class become a disk, in under a minute; STAY=1: keep it, with a console
+	$(BIN)/python examples/demo.py $(if $(STAY),--stay)
 
 clean: ## remove the environment, caches and what was built
 	rm -rf $(VENV) build dist bench/bin dotnet/bin src/*.egg-info .mypy_cache .ruff_cache .pytest_cache \

@@ -1,10 +1,11 @@
 """The main job, from start to end: a Python class becomes a disk, and gives back every byte.
 
-    make demo                       or: python examples/demo.py [--without-root]
+    make demo                       or: python examples/demo.py [--without-root] [--stay]
 
 With root on Linux: the class of examples/file_disk.py is attached as a block device, formatted and
 mounted; this repository is copied in; after detaching and attaching again every byte is compared.
 Without root: mke2fs makes the file system, and the disk is written and read over iSCSI.
+`make demo STAY=1` then has a launcher keep the disk, and prints the address of its console.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -336,6 +337,59 @@ def without_root(work: Path) -> None:
     say(f"and every file: {len(tree)} files, {size / MIB:.1f} MiB, compared by SHA-256")
 
 
+# -- afterwards --------------------------------------------------------------------------------
+
+
+def stay(work: Path, *, device: bool) -> None:
+    """Have a launcher keep the disk until Ctrl-C, and say where its console is."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for name in ("RUN", "CLASSES", "STATE"):
+        os.environ[f"USERDISK_{name}"] = str(work / name.lower())
+    image = work / "disk.img"
+    kind = ['description = "The disk of the demo"', f'unit = "{DISK}"', "[options]"]
+    kind += [f'option = ["path={image}"]', f'size = "{image.stat().st_size}"']
+    kind += ["[attach]", f'mount = "{work / "mnt"}"'] if device else []
+    (work / "classes").mkdir()
+    (work / "classes" / "demo.toml").write_text("\n".join(kind) + "\n")
+    command = ["userdisk", "launcher", "run", "--console"]
+    show_command(command)
+    with open(work / "launcher.log", "wb") as log:
+        launcher = subprocess.Popen(
+            command,
+            env={**os.environ, "PATH": PATH},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # Ctrl-C is for the disk first
+        )
+    try:
+        wait_for_console(launcher, work / "launcher.log")
+        show(run("userdisk", "start", "demo", "disk"))
+        say(f"in another terminal: export USERDISK_RUN={work / 'run'}; Ctrl-C ends the demo")
+        show(run("userdisk", "console"), only=("your console",))
+        launcher.wait()
+        raise Failed(f"the launcher has ended\n{(work / 'launcher.log').read_text()}")
+    except KeyboardInterrupt:
+        print()
+    finally:
+        run("userdisk", "stop", "--force", "demo", "disk", accept=range(256))
+        launcher.terminate()
+        launcher.wait()
+
+
+def wait_for_console(launcher: subprocess.Popen[bytes], log: Path) -> None:
+    from userdisk.errors import UserdiskError
+    from userdisk.launcher.client import Client
+
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and launcher.poll() is None:
+        with suppress(UserdiskError):
+            if Client().get("/v1/service")["console"]:
+                return
+        time.sleep(0.1)
+    raise Failed(f"the launcher does not start\n{log.read_text()}")
+
+
 def hash_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -359,6 +413,9 @@ def main() -> int:
     parser.add_argument(
         "--without-root", action="store_true", help="do not attach a block device, even as root"
     )
+    parser.add_argument(
+        "--stay", action="store_true", help="keep the disk until Ctrl-C, with a console to look at"
+    )
     chosen = parser.parse_args()
     lacks = ["--without-root"] if chosen.without_root else lacking()
     with tempfile.TemporaryDirectory(prefix="userdisk-demo-") as name:
@@ -369,6 +426,9 @@ def main() -> int:
                 without_root(Path(name))
             else:
                 with_root(Path(name))
+            if chosen.stay:
+                say("a launcher keeps the disk, and has a console")
+                stay(Path(name), device=not lacks)
         except Failed as error:
             say(f"FAILED: {error}")
             return 1

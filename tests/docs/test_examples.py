@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -343,6 +344,31 @@ def test_demo(arguments: list[str]) -> None:
         assert "over iSCSI" in done.stdout
     else:
         assert "$ mkfs.ext4" in done.stdout
+
+
+def test_demo_stays_with_a_console(tmp_path: Path) -> None:
+    pytest.importorskip("uvicorn")
+    output = tmp_path / "output"
+    with open(output, "wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, str(EXAMPLES / "demo.py"), "--without-root", "--stay"],
+            stdout=file,
+            stderr=file,
+        )
+    try:
+        deadline = time.monotonic() + 100
+        while not (link := re.search(r"http://\S+/#login=\S+\n", output.read_text())):
+            assert process.poll() is None and time.monotonic() < deadline, output.read_text()
+            time.sleep(0.1)
+        with urllib.request.urlopen(link[0].partition("#")[0]) as page:
+            assert page.status == 200 and b"userdisk" in page.read()
+        assert "demo disk: running" in output.read_text()
+    finally:
+        process.send_signal(signal.SIGINT)
+        status = process.wait(60)
+    assert status == 0 and output.read_text().splitlines()[-1].endswith("done")
+    run = Path(re.search(r"USERDISK_RUN=([^ ;]+)", output.read_text())[1])  # type: ignore[index]
+    assert not run.exists()
 
 
 def test_demo_with_nothing_but_python(
