@@ -1,4 +1,4 @@
-"""`userdisk list`: what is attached, and what processes of this user serve."""
+"""`userdisk list`: what is attached, what launchers run, and what processes of this user serve."""
 
 from __future__ import annotations
 
@@ -103,22 +103,40 @@ def _running(
 
 
 def _list(as_json: bool) -> None:
+    from userdisk.cli import launched
+
     root = not hasattr(os, "geteuid") or os.geteuid() == 0
-    entries = eject.entries() if root else []
-    served = [disk for disk in running() if not disk.attached]
+    found = launched.instances()
+    ids, pids = ({each[key] for each in found} for key in ("id", "unit_pid"))
+    entries = [each for each in (eject.entries() if root else []) if not _is_one_of(each, ids)]
+    served = [disk for disk in running() if not disk.attached and disk.pid not in pids]
     if as_json:
-        records = [*map(_entry_as_json, entries), *map(_served_as_json, served)]
+        records = [
+            *map(_entry_as_json, entries),
+            *map(launched.as_json, found),
+            *map(_served_as_json, served),
+        ]
         click.echo(json.dumps(records, indent=2))
         return
-    if not entries and not served:
+    if not entries and not found and not served:
         only = "nothing is attached or served"
         tell(only if root else "this user serves nothing; sudo shows what is attached")
         return
-    rows = [_COLUMNS, *map(_entry_row, entries), *map(_served_row, served)]
+    rows = [
+        _COLUMNS,
+        *map(_entry_row, entries),
+        *map(launched.row, found),
+        *map(_served_row, served),
+    ]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         click.echo("  ".join(cells).rstrip())
+
+
+def _is_one_of(entry: eject.Entry, ids: set[str]) -> bool:
+    """Whether it is the device of a launcher's disk, which is listed itself."""
+    return entry.folder.name in ids and entry.status in ("starting", "attached")
 
 
 def _entry_as_json(entry: eject.Entry) -> dict[str, Any]:
@@ -197,6 +215,6 @@ list_ = click.Command(
     "list",
     callback=_list,
     params=[click.Option(["--json", "as_json"], is_flag=True, help="Print as JSON.")],
-    help="Show what is attached, what killed processes left behind, and what this user's processes"
-    " serve. Without root only the last.",
+    help="Show what is attached, what killed processes left behind, the disks of launchers, and"
+    " what this user's processes serve. Without root only the last two.",
 )

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("uvicorn")
 
+from tests.launcher.kit import needs_devices
 from tests.launcher.system.service import Service, service_in
 from userdisk import control
 from userdisk.initiator_client import discover
@@ -459,3 +460,26 @@ def test_no_wait_answers_at_once(service: Service) -> None:
         time.sleep(0.05)
     service.cli("stop", "ram", "one")
     assert isinstance(Client().get("/v1/classes")["classes"], list)
+
+
+def test_each_disk_is_listed_once(service: Service) -> None:
+    needs_devices()
+    service.write("dev", 'unit = "ram:%1"\n[attach]')
+    client = service.start()
+    service.cli("start", "ram", "one", "1M")
+    service.cli("start", "dev", "two", "2M")
+    found = {each["id"]: each for each in client.get("/v1/instances")["instances"]}
+    records = {each["name"]: each for each in json.loads(service.cli("list", "--json"))}
+    assert records.keys() == found.keys() == {"ram.one", "dev.two"}
+    assert records["dev.two"]["devices"] == [found["dev.two"]["device"]] != []
+    assert records["ram.one"]["urls"][1] == found["ram.one"]["nbd_uri"]
+    assert records["ram.one"]["launcher"]["state"] == records["ram.one"]["status"] == "running"
+    os.kill(found["ram.one"]["unit_pid"], signal.SIGKILL)
+    service.stable.until(lambda: client.get(instance_path("ram.one"))["state"] == "failed")
+    head, two, one = service.cli("list").splitlines()
+    assert head.startswith("NAME ") and two.startswith(f"dev.two  {found['dev.two']['device']}")
+    assert one.startswith("ram.one  -") and "failed: the unit's process was killed" in one
+    service.cli("stop", "dev", "two")
+    service.stop(signal.SIGKILL)
+    assert "nothing is attached" in service.cli("list"), "a socket where nobody answers"
+    service.start()
