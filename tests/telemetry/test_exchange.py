@@ -9,6 +9,8 @@ import pytest
 
 from tests.kit.link import Link, TargetEnd, environment_of, target_of
 from tests.kit.nbd_link import Link as NbdLink
+from tests.kit.spd_link import FLUSH, READ, WRITE, request, unmap
+from tests.kit.spd_link import Link as PipeLink
 from tests.kit.units import InlineRamUnit
 from userdisk.errors import MediumError
 from userdisk.iscsi.initiator import Task
@@ -16,11 +18,20 @@ from userdisk.nbd.replies import Replies
 from userdisk.nbd.wire import Command, CommandFlag
 from userdisk.scsi import sense
 from userdisk.telemetry.boundary import begun
-from userdisk.telemetry.exchange import Decoder, Ended, Iscsi, Nbd, nbd_status, nbd_words
+from userdisk.telemetry.exchange import (
+    Decoder,
+    Ended,
+    Iscsi,
+    Nbd,
+    Pipe,
+    nbd_status,
+    nbd_words,
+    pipe_words,
+)
 
 
 def _bad(name: str, lba: int, blocks: int) -> None:
-    if lba == 9:
+    if lba == 9 and name != "unmap":
         raise MediumError(lba=9)
 
 
@@ -172,6 +183,45 @@ def test_nbd(replies: Replies, piece: int) -> None:
         assert nbd_words(seen[4].command) == "FLUSH"
 
 
+@pytest.mark.parametrize("piece", [1, 47, 700, 1 << 30])
+def test_pipe(piece: int) -> None:
+    unit = InlineRamUnit()
+    unit.fault = _bad
+    seen: list[Ended] = []
+    with PipeLink(unit) as link:
+        decoder = Pipe()
+        requests = [
+            request(WRITE, 1, 7, 4, fua=True, payload=bytes(2048)),
+            request(READ, 2, 7, 4),
+            request(READ, 3, 9, 1),
+            request(FLUSH, 4),
+            unmap(5, [(7, 1), (10, 1)]),
+            request(READ, 6, 1 << 40, 1),
+            request(77, 7),
+        ]
+        data = b"".join(requests)
+        for at in range(0, len(data), piece):
+            before = len(link.received)
+            decoder.received(1.0, data[at : at + piece])
+            link.send(data[at : at + piece])
+            seen += decoder.sent(2.0, bytes(link.received[before:]))
+    assert [pipe_words(ended.command) for ended in seen] == [
+        "WRITE, 4 blocks at 7, FUA",
+        "READ, 4 blocks at 7",
+        "READ, 1 block at 9",
+        "FLUSH",
+        "UNMAP, 2 ranges",
+        f"READ, 1 block at {1 << 40}",
+        "request 77",
+    ]
+    assert {(ended.asked, ended.ended, ended.lun) for ended in seen} == {(1.0, 2.0, 0)}
+    failed = {at: sense.decode(ended.sense) for at, ended in enumerate(seen) if ended.status}
+    assert {at: (found.key, found.code) for at, found in failed.items()} == {
+        2: (3, 0x1100), 5: (5, 0x2100), 6: (5, 0x2000),
+    }  # fmt: skip
+    assert failed[2].information == 9
+
+
 def test_words_for_what_is_unknown() -> None:
     header = bytes.fromhex("25609513 8000 00ff") + bytes(8) + bytes(12)
     assert nbd_words(header).startswith("command 255, 0 bytes at 0")
@@ -188,13 +238,17 @@ def test_what_is_never_answered_is_forgotten() -> None:
     assert len(decoder._asked) == 4096
     nbd = Nbd(Replies.STRUCTURED)
     for cookie in range(5000):
-        request = bytes.fromhex("25609513 0000 0000") + cookie.to_bytes(8, "big") + bytes(12)
-        nbd.received(1.0, request)
+        header = bytearray.fromhex("25609513 0000 0000") + cookie.to_bytes(8, "big") + bytes(12)
+        nbd.received(1.0, bytes(header))
     assert len(nbd._asked) == 4096
+    pipe = Pipe()
+    for hint in range(5000):
+        pipe.received(1.0, request(READ, hint, 0, 1))
+    assert len(pipe._asked) == 4096
 
 
 @pytest.mark.parametrize(
-    "make", [Iscsi, lambda: Nbd(Replies.SIMPLE), lambda: Nbd(Replies.EXTENDED)]
+    "make", [Iscsi, lambda: Nbd(Replies.SIMPLE), lambda: Nbd(Replies.EXTENDED), Pipe]
 )
 def test_any_bytes(make: Callable[[], Decoder]) -> None:
     """A peer may send anything: it is bounded, and raises nothing."""

@@ -6,6 +6,7 @@ import base64
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +24,9 @@ from userdisk.nbd_client import Client, Request
 from userdisk.portal import Owner
 from userdisk.scsitool.capture import pieces
 from userdisk.server import Server
+from userdisk.spd.client import Request as PipeRequest
+from userdisk.spd.wire import Kind
+from userdisk.spd_client import Client as PipeClient
 from userdisk.target.logical_unit import LogicalUnit
 from userdisk.target.target import Target
 from userdisk.telemetry.watching import Ring, watch
@@ -118,6 +122,35 @@ def test_commands_in_words() -> None:
             if all(type(stream) is PlainStream for stream in _streams(server)):
                 break
         assert all(type(stream) is PlainStream for stream in _streams(server))
+
+
+def test_a_client_of_a_pipe(tmp_path: Path) -> None:
+    gates = {name: Gate(InlineRamUnit(block_count=4096), name) for name in "pq"}
+    pipes = {tmp_path / name: gate for name, gate in gates.items()}
+    server = Server([], pipes=pipes)
+    server.start()
+    try:
+        with PipeClient(str(tmp_path / "p")) as early:
+            early.call(PipeRequest(Kind.READ, 0, 1))  # known from the middle on
+
+            def work() -> None:
+                early.call(PipeRequest(Kind.WRITE, 3, 1, data=bytes(BLOCK), fua=True))
+                with PipeClient(str(tmp_path / "q")) as late:
+                    late.call(PipeRequest(Kind.READ, 2, 1))
+
+            with closing(watch(server, gates, {})) as answers:  # type: ignore[type-var]
+                seen = _until(answers, work, lambda answer: answer.get("unit") == "q")
+                seen += _until(answers, work, lambda answer: answer.get("unit") == "p")
+            commands = {answer["unit"]: answer for answer in seen if "command" in answer}
+            assert commands["p"]["command"] == "WRITE, 1 block at 3, FUA"
+            assert commands["q"]["command"] == "READ, 1 block at 2"
+            assert {answer["status"] for answer in commands.values()} == {"GOOD"}
+            assert {answer["protocol"] for answer in commands.values()} == {"spd"}
+            with closing(watch(server, gates, {"unit": "q"})) as answers:  # type: ignore[type-var]
+                seen = _until(answers, work, lambda answer: "command" in answer)
+            assert {answer["unit"] for answer in seen if "command" in answer} == {"q"}
+    finally:
+        server.stop()
 
 
 def test_one_unit_alone() -> None:

@@ -211,6 +211,16 @@ class Connection:
             self._joined = False
             self._gate.part()
 
+    @property
+    def gate(self) -> Gate:
+        """Of the unit."""
+        return self._gate
+
+    @property
+    def held(self) -> memoryview:
+        """What was received and not handled; it begins with a message."""
+        return self._view[self._start : self._end]
+
     # -- messages ------------------------------------------------------------------------------
 
     def _process(self) -> None:

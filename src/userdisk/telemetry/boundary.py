@@ -10,6 +10,7 @@ from typing import NamedTuple
 from userdisk.iscsi.connection import Connection as IscsiConnection
 from userdisk.nbd.connection import Connection as NbdConnection
 from userdisk.nbd.connection import Phase as NbdPhase
+from userdisk.spd.connection import Connection as SpdConnection
 
 
 class Begun(NamedTuple):
@@ -21,7 +22,11 @@ class Begun(NamedTuple):
 
 def begun(connection: object) -> Begun | None:
     """The message that is being received now; None: not known, ask at the next batch."""
+    if isinstance(connection, SpdConnection):
+        return Begun(bytes(connection.held), 0)
     if isinstance(connection, IscsiConnection):
+        if connection.opening:
+            return None
         incoming = connection.incoming
         if incoming.landing:
             return Begun(b"", len(incoming.room()))

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from userdisk.control import Answer
 from userdisk.errors import UsageError, UserdiskError
@@ -21,9 +21,19 @@ from userdisk.iscsi.connection import Connection as IscsiConnection
 from userdisk.nbd.connection import Connection as NbdConnection
 from userdisk.scsitool.words import cdb_words, status_words
 from userdisk.server import Server
+from userdisk.spd.connection import Connection as PipeConnection
 from userdisk.telemetry.boundary import begun
 from userdisk.telemetry.capture import Capture
-from userdisk.telemetry.exchange import Decoder, Ended, Iscsi, Nbd, nbd_status, nbd_words
+from userdisk.telemetry.exchange import (
+    Decoder,
+    Ended,
+    Iscsi,
+    Nbd,
+    Pipe,
+    nbd_status,
+    nbd_words,
+    pipe_words,
+)
 from userdisk.telemetry.pcap import FILE_HEADER
 from userdisk.unit import Buffer
 
@@ -37,6 +47,7 @@ _ALIVE: Final = 1.0  # seconds between answers, so that one who has gone is noti
 _watchers = threading.BoundedSemaphore(_MOST_WATCHERS)
 
 _T = TypeVar("_T")
+_Connection: TypeAlias = IscsiConnection | NbdConnection | PipeConnection
 
 
 class Ring(Generic[_T]):
@@ -148,7 +159,14 @@ def concerns(connection: Any, wanted: Gate | None) -> bool:
     if isinstance(connection, IscsiConnection):
         session = connection.session
         return session is not None and any(lu.gate is wanted for lu in session.target.units)
-    return isinstance(connection, NbdConnection) and connection.service.gate is wanted
+    return _gate(connection) is wanted
+
+
+def _gate(connection: Any) -> Gate | None:
+    """Of a connection that has to do with one unit."""
+    if isinstance(connection, NbdConnection):
+        return connection.service.gate
+    return connection.gate if isinstance(connection, PipeConnection) else None
 
 
 class _Seen:
@@ -165,17 +183,25 @@ class _Seen:
     def answer(self, names: Mapping[Gate, str], ahead: float) -> Answer:
         """For the one who asked; `ahead`: seconds from the clock to 1970's."""
         ended = self.ended
-        nbd = self.protocol == "nbd"
+        words, status = _WORDS[self.protocol]
         return {
             "time": round(ended.asked + ahead, 6),
             "us": round((ended.ended - ended.asked) * 1e6, 1),
             "protocol": self.protocol,
             "initiator": self.client,
             "unit": None if self.gate is None else names.get(self.gate, self.gate.name),
-            "command": nbd_words(ended.command) if nbd else cdb_words(ended.command),
-            "status": nbd_status(ended.status) if nbd else status_words(ended.status, ended.sense),
+            "command": words(ended.command),
+            "status": status(ended.status, ended.sense),
             "failed": ended.status != 0,
         }
+
+
+#: by protocol: a command's bytes in words, and how it ended
+_WORDS: Final[Mapping[str, tuple[Callable[[bytes], str], Callable[[int, bytes], str]]]] = {
+    "iscsi": (cdb_words, status_words),
+    "nbd": (nbd_words, lambda error, sense: nbd_status(error)),
+    "spd": (pipe_words, status_words),
+}
 
 
 class _Observer:
@@ -187,7 +213,7 @@ class _Observer:
 
     def joined(self, connection: Any, local: object, remote: object) -> _Tap | None:
         """See `tapped_stream.Observer`."""
-        if isinstance(connection, IscsiConnection | NbdConnection):
+        if isinstance(connection, IscsiConnection | NbdConnection | PipeConnection):
             return _Tap(self._ring, connection, self._wanted)
         return None
 
@@ -198,7 +224,7 @@ class _Tap:
     def __init__(
         self,
         ring: Ring[_Seen],
-        connection: IscsiConnection | NbdConnection,
+        connection: _Connection,
         wanted: Gate | None,
     ) -> None:
         self._ring = ring
@@ -210,7 +236,7 @@ class _Tap:
         """See `tapped_stream.Tap`."""
         now, here = time.monotonic(), bytes(data)
         if self._decoder is None:
-            found = None if self._connection.opening else begun(self._connection)
+            found = begun(self._connection)
             if found is None:
                 return
             self._decoder = _decoder_of(self._connection)
@@ -231,7 +257,7 @@ class _Tap:
                 path = connection.paths.get(ended.lun)
                 gate = None if path is None else path.lu.gate
             else:
-                gate = connection.service.gate
+                gate = _gate(connection)
             if self._wanted is None or gate is self._wanted:
                 self._ring.put(_Seen(ended, gate, tally.protocol, tally.client))
 
@@ -239,7 +265,9 @@ class _Tap:
         """See `tapped_stream.Tap`."""
 
 
-def _decoder_of(connection: IscsiConnection | NbdConnection) -> Decoder:
+def _decoder_of(connection: _Connection) -> Decoder:
+    if isinstance(connection, PipeConnection):
+        return Pipe()
     if isinstance(connection, NbdConnection):
         return Nbd(connection.service.replies)
     incoming = connection.incoming
