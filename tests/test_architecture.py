@@ -158,6 +158,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "control": {"errors"},
     "log_format": set(),
     "telemetry": {
+        "spd",
         "errors",
         "unit",
         "operation",
