@@ -155,7 +155,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "spd_client",
     },
     "doctor": {"errors", "attach"},
-    "control": {"errors"},
+    "control": {"errors", "short_path"},
+    "short_path": set(),
     "log_format": set(),
     "telemetry": {
         "spd",
@@ -177,6 +178,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "launcher": {
         "errors",
         "log_format",
+        "short_path",
         "backend",
         "control",
         "iscsi",
@@ -187,7 +189,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "whole_file",
     },
     "desktop": {"errors", "control", "launcher", "whole_file"},
-    "console": {"errors", "control", "secret_file", "launcher"},
+    "console": {"errors", "control", "secret_file", "whole_file", "launcher"},
     "cli": {
         "errors",
         "unit",

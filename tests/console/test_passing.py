@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -252,3 +253,14 @@ def test_none_without_the_option_and_none_for_others(stopped: Service) -> None:
     assert stopped.stop() == 0
     said = stopped.cli("launcher", "run", "--console", "0.0.0.0", status=2)
     assert "--console 0.0.0.0: must be an address of this machine" in said
+
+
+def test_systemd_starts_it_with_one(stopped: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(stopped.stable.folder))
+    unit = stopped.stable.folder / "systemd/user/userdisk-launcher.service"
+    for words, option in (((), ""), (("--console", "127.0.0.1:8123"), " --console=127.0.0.1:8123")):
+        stopped.cli("launcher", "install", "--user", *words)
+        (line,) = re.findall("ExecStart=.*", unit.read_text())
+        assert line.endswith(f"launcher run{option}")
+    said = stopped.cli("launcher", "install", "--user", "--console", "192.0.2.1:1", status=2)
+    assert "must be an address of this machine alone" in said

@@ -48,10 +48,13 @@ def _console_command(listen: str) -> list[str]:
     return [*command, "--json", "--until-eof", "-v", "--log-format", form]  # who logs in is said
 
 
-def _install(user: bool) -> None:
+def _install(user: bool, console: str | None) -> None:
     from userdisk.launcher import systemd
 
     command = [sys.executable, "-P", "-m", "userdisk", "launcher", "run"]
+    if console is not None:
+        _console_command(console)  # if it cannot be, it is said now
+        command.append(f"--console={console}")
     paths = ", ".join(map(str, systemd.files(command, user=user)))
     todo = systemd.install(command, user=user)
     click.echo(f"written: {paths}")
@@ -75,6 +78,14 @@ def _say_todo(commands: list[str]) -> None:
 _USER = click.Option(
     ["--user"], is_flag=True, help="For this user alone, without root; else for the system."
 )
+_CONSOLE = click.Option(
+    ["--console"],
+    is_flag=False,
+    flag_value="127.0.0.1:0",
+    metavar="[ADDR[:PORT]]",
+    help="Also serve the page in the browser, at 127.0.0.1 unless ADDR is given."
+    " userdisk console prints a link to it. Default: no.",
+)
 
 launcher = click.Group(
     "launcher",
@@ -91,21 +102,14 @@ launcher = click.Group(
                     help="An iSCSI address that lists the targets of all disks, each at the portal"
                     " of its own process. Default: none.",
                 ),
-                click.Option(
-                    ["--console"],
-                    is_flag=False,
-                    flag_value="127.0.0.1:0",
-                    metavar="[ADDR[:PORT]]",
-                    help="Also serve the page in the browser, at 127.0.0.1 unless ADDR is given."
-                    " userdisk console prints a link to it. Default: no.",
-                ),
+                _CONSOLE,
             ],
             help="Run the service until a signal. Disks go on without it, and are found again.",
         ),
         click.Command(
             "install",
             callback=_install,
-            params=[_USER],
+            params=[_USER, _CONSOLE],
             help="Write systemd's unit files: a socket, and the service behind it.",
         ),
         click.Command("uninstall", callback=_uninstall, params=[_USER], help="Remove these files."),

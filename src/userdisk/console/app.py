@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import getpass
 import json
 import logging
+import os
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -29,6 +29,7 @@ from userdisk.console.tokens import Tokens, Tries
 from userdisk.console.upstream import Absent, Answer, Broken, Upstream, finished
 from userdisk.launcher.api import ROUTES
 from userdisk.launcher.openapi import Route as LauncherRoute
+from userdisk.launcher.rights import user_name
 
 log = logging.getLogger("userdisk")
 
@@ -145,7 +146,7 @@ class Console:
     async def _session(self, request: Request) -> Response:
         session: Session = request.state.session
         return JSONResponse(
-            {"csrf": session.csrf, "user": getpass.getuser(), "version": version("userdisk")}
+            {"csrf": session.csrf, "user": user_name(os.getuid()), "version": version("userdisk")}
         )
 
     # -- what ------------------------------------------------------------------------------------

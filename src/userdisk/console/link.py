@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Final
 
+from userdisk import whole_file
 from userdisk.errors import UserdiskError
 from userdisk.launcher import places
 from userdisk.secret_file import read_secret_file
@@ -61,15 +62,8 @@ class Link:
 
     def write(self, url: str) -> None:
         """Say where it is, with a token. Raises `OSError`; then the old text is still there."""
-        new = self._folder / f"console.{os.getpid()}"
-        try:
-            with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-                json.dump({"pid": os.getpid(), "url": url}, file)
-            new.replace(self._path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                new.unlink()
-            raise
+        text = json.dumps({"pid": os.getpid(), "url": url})
+        whole_file.replace(self._path, text.encode(), mode=0o600)
 
     def read(self) -> str:
         """The URL of the console that runs. Blocks, ten seconds at most. Raises `UserdiskError`."""
