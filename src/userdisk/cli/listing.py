@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -58,12 +58,14 @@ class Running:
         return name == self.unit or name in self.names or name in self.urls
 
 
-def running() -> list[Running]:
-    """The disks of this user's processes that answer. Blocks."""
+def running(known: Container[int] = ()) -> list[Running]:
+    """The disks of this user's processes that answer; `known` ones are not asked. Blocks."""
     if not control.available():
         return []
     found: list[tuple[Path, dict[str, Any]]] = []
     for path in control.processes():
+        if int(path.name) in known:
+            continue
         try:
             found.append((path, control.ask(path, {"verb": "info"}, _LOOK_SECONDS)))
         except (OSError, UserdiskError):
@@ -109,7 +111,7 @@ def _list(as_json: bool) -> None:
     found = launched.instances()
     ids, pids = ({each[key] for each in found} for key in ("id", "unit_pid"))
     entries = [each for each in (eject.entries() if root else []) if not _is_one_of(each, ids)]
-    served = [disk for disk in running() if not disk.attached and disk.pid not in pids]
+    served = [disk for disk in running(pids) if not disk.attached]
     if as_json:
         records = [
             *map(_entry_as_json, entries),
