@@ -23,6 +23,7 @@ from userdisk.launcher.spec import Attach, Spec, Status
 
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _STOP_SECONDS: Final = 60.0
+_MEMORY: Final = "/dev/shm"  # as /run is, where the launcher keeps what it says
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if lacks:
         print(f"this machine or user has no {' and no '.join(lacks)}", file=sys.stderr)
         return 1
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(dir=_MEMORY) as name:
         folder = Path(name)
         os.environ["USERDISK_RUN"] = str(folder / "run")
         image = folder / "disk.img"

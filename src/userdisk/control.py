@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from userdisk.errors import StorageError, UsageError, UserdiskError
+from userdisk.short_path import short as short
 
 log = logging.getLogger("userdisk")
 
@@ -264,13 +265,3 @@ def _stale(path: Path) -> bool:
         except OSError:
             return not path.exists()
     return False
-
-
-@contextlib.contextmanager
-def short(path: Path) -> Iterator[str]:
-    """The socket's path over a descriptor of its folder: a socket takes 107 bytes only."""
-    descriptor = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{descriptor}/{path.name}"
-    finally:
-        os.close(descriptor)

@@ -63,12 +63,12 @@ class UnitProcess:
         self._said = b""  # of its output, what is not taken yet
         self._starts: list[float] = []
         self._stopping = False
+        self._begun = False  # by `begin`, and nobody has waited for it
 
-    def start(self, timeout: float | None = None) -> dict[str, Any]:
-        """Start it and wait until it listens; returns its report.
+    def begin(self) -> None:
+        """Start it, and wait for nothing: `start` then goes on from there.
 
-        `timeout` in seconds; None: as long as it takes. Raises `UsageError` and `UserdiskError` as
-        it does; there is no process then.
+        Raises `UserdiskError` if it cannot be started; there is no process then.
         """
         try:
             process = self._process = subprocess.Popen(
@@ -81,13 +81,30 @@ class UnitProcess:
         except OSError as error:
             raise UserdiskError(f"the unit's process cannot be started: {error.strerror}") from None
         self._said = b""
-        deadline = None if timeout is None else time.monotonic() + timeout
+        self._begun = True
         try:
             self._started(process.pid)
             assert process.stdin is not None
             with contextlib.suppress(BrokenPipeError):
                 process.stdin.write(json.dumps(self.request).encode() + b"\n")
                 process.stdin.flush()
+        except BaseException:
+            self.kill()
+            raise
+
+    def start(self, timeout: float | None = None) -> dict[str, Any]:
+        """Start it and wait until it listens; returns its report.
+
+        `timeout` in seconds; None: as long as it takes. Raises `UsageError` and `UserdiskError` as
+        it does; there is no process then.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if not self._begun:
+            self.begin()
+        self._begun = False
+        process = self._process
+        assert process is not None
+        try:
             report = self._report(deadline)
         except BaseException:
             self.kill()

@@ -7,7 +7,6 @@ ended is its child, whatever session or process group it has made for itself.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import time
@@ -25,6 +24,8 @@ _MARK: Final = "USERDISK_SHIM"
 
 def become_reaper() -> None:
     """From now on orphans below this process become its children."""
+    import ctypes  # not needed before the first process is started
+
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     os.environ[_MARK] = str(os.getpid())
 

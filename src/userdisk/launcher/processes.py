@@ -12,15 +12,16 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from userdisk.attach import state
 from userdisk.attach.unit_process import UnitProcess
 from userdisk.errors import UsageError, UserdiskError
 from userdisk.launcher import children, sockets
-from userdisk.launcher.confinement import Confinement
 from userdisk.launcher.log_file import LogFile
-from userdisk.launcher.spec import Spec
+from userdisk.launcher.spec import Limits, Spec
+
+if TYPE_CHECKING:
+    from userdisk.launcher.confinement import Confinement
 
 #: Where the program listens, in the instance's folder; and what the unit is then.
 _PROGRAM: Final = "program"
@@ -62,21 +63,18 @@ class Processes:
         directory = spec.directory or "/"
         if not os.path.isdir(directory):
             raise UsageError(f"directory {directory}: no such folder")
-        self._confinement = confinement = Confinement(
-            spec.limits, spec.user, spec.id, as_json=spec.log_json
-        )
-        if confinement.note:
-            log.note(confinement.note)
+        self._confinement = confinement = self._confined()
+        inherited = children.environment()
+        if confinement is not None:
+            inherited = confinement.environment(inherited)
         self._how: dict[str, Any] = {
             "stderr": log.descriptor,
-            "env": {**confinement.environment(children.environment()), **spec.environment},
+            "env": {**inherited, **spec.environment},
             "cwd": directory,
         }
         descriptors = {name: sock.fileno() for name, sock in held.items()}
         self._unit = UnitProcess(
-            confinement.command(
-                [sys.executable, "-P", "-m", "userdisk.cli.instance", spec.id],
-            ),
+            self._command([sys.executable, "-P", "-m", "userdisk.cli.instance", spec.id]),
             _request(spec, folder, self._socket, held) | {"news": news},
             started=self._started,
             ended=lambda: ended("unit"),
@@ -102,6 +100,14 @@ class Processes:
     def kept(self) -> list[int]:
         """Children that are waited for here, and by nobody else."""
         return [self._unit_pid, self.program_pid]
+
+    def begin(self) -> None:
+        """Start the unit's process, if there is nothing to wait for before: see `start`.
+
+        Raises `UserdiskError`.
+        """
+        if not self._spec.program:
+            self._unit.begin()
 
     def start(self, timeout: float) -> dict[str, Any]:
         """Start them and wait until they serve; returns the unit's report.
@@ -143,7 +149,7 @@ class Processes:
             status, name = self._unit.exit_status, "the unit's process"
         self.kill()
         more = ""
-        if self._confinement.out_of_memory():
+        if self._confinement is not None and self._confinement.out_of_memory():
             more = f": it wanted more memory than its limit, {self._spec.limits.memory} bytes"
         return status, f"{name} {_words(status)}{more}"
 
@@ -176,7 +182,23 @@ class Processes:
 
     def close(self) -> None:
         """They have ended, and are not started again."""
-        self._confinement.close()
+        if self._confinement is not None:
+            self._confinement.close()
+
+    def _confined(self) -> Confinement | None:
+        """None where there is nothing to be confined; loading that takes its time."""
+        spec = self._spec
+        if spec.limits == Limits() and not spec.user:
+            return None
+        from userdisk.launcher.confinement import Confinement
+
+        confinement = Confinement(spec.limits, spec.user, spec.id, as_json=spec.log_json)
+        if confinement.note:
+            self._log.note(confinement.note)
+        return confinement
+
+    def _command(self, command: list[str]) -> list[str]:
+        return command if self._confinement is None else self._confinement.command(command)
 
     def _started(self, pid: int) -> None:
         self._unit_pid = pid
@@ -208,7 +230,7 @@ class Processes:
         how = {**self._how, "env": {**self._how["env"], "USERDISK_SOCKET": place}}
         try:
             program = self._program = subprocess.Popen(
-                self._confinement.command(command),
+                self._command(command),
                 stdin=subprocess.DEVNULL,
                 stdout=self._log.descriptor,
                 start_new_session=True,
@@ -227,6 +249,8 @@ class Processes:
                     f"{command[0]}: does not listen on {place} after {self._spec.start_timeout:g} s"
                 )
             time.sleep(_LOOK)
+        from userdisk.attach import state
+
         # Nobody else ends it when this process is killed.
         self._unit.request["program"] = [program.pid, state.start_time(program.pid) or 0]
         threading.Thread(target=self._watch, args=(program,), name="program", daemon=True).start()
@@ -283,6 +307,8 @@ def _request(
 
 def _end_late(pid: int, seconds: float) -> None:
     """Have a child end now, or be killed after so many seconds."""
+    from userdisk.attach import state
+
     _signal(pid, signal.SIGTERM)
     started = state.start_time(pid)
 

@@ -28,18 +28,17 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from userdisk.control import Control
 from userdisk.errors import UsageError, UserdiskError
 from userdisk.launcher import children, log_file, sockets, spec
-from userdisk.launcher.attached import Attached
 from userdisk.launcher.news import News
 from userdisk.launcher.processes import Processes
-from userdisk.launcher.restarts import Restarts
 from userdisk.launcher.spec import Spec, State
 from userdisk.launcher.standing import Standing
-from userdisk.launcher.verbs import Verbs
+
+if TYPE_CHECKING:
+    from userdisk.launcher.restarts import Restarts
 
 SHIM: Final = "shim"  #: the control socket in the instance's folder
 _ANSWER_SECONDS: Final = 5.0
@@ -56,12 +55,26 @@ class Shim:
         self._events: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._spec = given = spec.read_spec(folder)
         self._log = log_file.LogFile(folder, given.log_bytes, as_json=given.log_json)
-        self._standing = Standing(folder, self._log.note)
         self._sockets = self._listen(given)
+        self._standing = Standing(folder, self._log.note)
         news = News(self._resized)
         self._processes = Processes(
             self._spec, folder, self._sockets, self._log, news.descriptor, self._events.put
         )
+        self._processes.begin()
+        try:
+            self._load(folder)
+        except BaseException:
+            self._processes.kill()
+            raise
+
+    def _load(self, folder: Path) -> None:
+        """The rest, while the unit's process loads its modules, too."""
+        from userdisk.control import Control
+        from userdisk.launcher.attached import Attached
+        from userdisk.launcher.verbs import Verbs
+
+        children.become_reaper()
         self._attached = Attached(self._spec, folder, self._standing.update_device)
         self._verbs = Verbs(
             folder,
@@ -128,6 +141,8 @@ class Shim:
         _say(ready, {"status": self._standing.as_json()})
 
     def _supervise(self) -> None:
+        from userdisk.launcher.restarts import Restarts
+
         restarts = Restarts(self._spec.policy)
         began = time.monotonic()
         while (event := self._events.get()) != "stop":
@@ -266,7 +281,6 @@ def main(arguments: list[str]) -> int:
         os._exit(0)  # nobody has to wait for the shim
     folder, ready = Path(arguments[0]), int(arguments[1])
     os.chdir("/")
-    children.become_reaper()
     try:
         shim = Shim(folder)
     except (UserdiskError, OSError) as error:

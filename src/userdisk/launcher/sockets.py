@@ -8,8 +8,8 @@ import socket
 from pathlib import Path
 from typing import Final
 
-from userdisk.control import short
 from userdisk.errors import UserdiskError
+from userdisk.short_path import short
 
 NBD: Final = "nbd"
 _BACKLOG: Final = 64
