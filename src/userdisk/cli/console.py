@@ -47,6 +47,8 @@ def _console(listen: str, allow_remote: bool, as_json: bool, until_eof: bool) ->
 
 def console_address(option: str, text: str) -> tuple[str, int]:
     """`ADDR` or `ADDR:PORT`; without a port any that is free. Raises `UsageError`."""
+    if "," in text:
+        raise UsageError(f"{option} {text}: write it as ADDRESS[:PORT]")
     host, port, _ = parse_portal(option, text)
     bare = text == host or text == f"[{host}]"
     return host, 0 if bare else port

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import os
 import secrets
 import time
@@ -41,6 +42,7 @@ _GET_SECONDS: Final = 60.0
 _CHANGE_SECONDS: Final = 600.0
 _STATS_SECONDS: Final = 3.0
 _STATS_AT_ONCE: Final = 16
+_SERVING: Final = ("running", "degraded")
 _STOP: Final = (120.0, 86400.0)  # seconds that a stop may take: by default, at most
 
 
@@ -109,15 +111,15 @@ class Console:
 
     async def _login(self, request: Request) -> Response:
         who = request.state.who
-        wait = self._tries.wait(who)
-        if wait:
-            return _problem(403, f"too many wrong links: wait {wait:.0f} s", {"Retry-After": "6"})
         try:
             token = json.loads(await _body(request))["token"]
         except (ValueError, RecursionError, TypeError, KeyError):
             token = None
         if not isinstance(token, str):
             return _problem(400, 'the body is {"token": ...}')
+        wait = math.ceil(self._tries.wait(who))  # from here on nobody else's turn comes
+        if wait:
+            return _problem(403, f"too many wrong links: wait {wait} s", {"Retry-After": str(wait)})
         if not self.tokens.take(token):
             self._tries.wrong(who)
             log.warning("console: a wrong token of %s", who)
@@ -159,7 +161,8 @@ class Console:
         status, body = await self._launcher.read("/v1/instances", _GET_SECONDS)
         if status != 200:
             raise Broken(f"the launcher's answer: status {status}")
-        ids = [each["id"] for each in json.loads(body)["instances"]]
+        listed = json.loads(body)["instances"]
+        ids = [each["id"] for each in listed if each["state"] in _SERVING]
         found = await asyncio.gather(*map(self._stats_of, ids))
         return JSONResponse(
             {"instances": {id_: units for id_, units in zip(ids, found, strict=True) if units}}
