@@ -35,9 +35,7 @@ class Page:
         self._chromium = chromium
         self.troubles: list[str] = []
         target = chromium.call("Target.createTarget", url="about:blank", browserContextId=context)
-        attached = chromium.call(
-            "Target.attachToTarget", targetId=target["targetId"], flatten=True
-        )
+        attached = chromium.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)
         self.session: str = attached["sessionId"]
         chromium.pages[self.session] = self
         for domain in ("Page", "Runtime", "Log"):
@@ -137,8 +135,10 @@ class Page:
         path.write_bytes(base64.b64decode(done["data"]))
 
 
-_FOCUSED = """(() => { const e = document.activeElement;
-  return e.getAttribute("aria-label") ?? e.labels?.[0]?.innerText.trim() ?? e.innerText?.trim(); })()"""
+_FOCUSED = """(() => {
+  const e = document.activeElement;
+  return e.getAttribute("aria-label") ?? e.labels?.[0]?.innerText.trim() ?? e.innerText?.trim();
+})()"""
 
 
 class NoContext(Exception):
@@ -217,10 +217,8 @@ class Chromium:
     def close(self) -> None:
         os.close(self._write)
         os.close(self._read)
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(20)
-        except subprocess.TimeoutExpired:
-            pass
         with contextlib.suppress(ProcessLookupError):  # its children, if any are left
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(20)

@@ -8,26 +8,38 @@ const WIDTH = 600;
 const HEIGHT = 100;
 const BREAK = 3.5; // seconds between samples over which no line is drawn
 
-/** The path of one series; null values and long pauses break it. */
-export function path(samples, key, now, height, width = WIDTH, bottom = HEIGHT) {
-  let line = "";
+/** The points of one series, in pieces: null values and long pauses break it. */
+function pieces(samples, key, now, height, width, bottom) {
+  const found = [];
   let last = null;
   for (const each of samples) {
     const value = each[key];
-    if (value == null) continue;
+    if (value == null || each.at < now - WINDOW) continue;
     const x = ((each.at - now + WINDOW) / WINDOW) * width;
-    const joined = last != null && each.at - last <= BREAK;
-    line += `${joined ? "L" : "M"}${x.toFixed(1)} ${(bottom - height(value) * bottom).toFixed(1)}`;
-    if (!joined) line += "h.1"; // a single sample is a dot
+    if (last == null || each.at - last > BREAK) found.push([]);
+    found.at(-1).push(`${x.toFixed(1)} ${(bottom - height(value) * bottom).toFixed(1)}`);
     last = each.at;
   }
-  return line;
+  return found;
 }
+
+/** The path of a line through them; a single point is a dot. */
+const line = (found) => found.map((points) => `M${points[0]}h.1L${points.join("L")}`).join("");
+
+/** The path of what is below the line. */
+const area = (found, bottom) =>
+  found
+    .map((points) => {
+      const [first, last] = [points[0], points.at(-1)].map((point) => point.split(" ")[0]);
+      return `M${first} ${bottom}L${points.join("L")}L${last} ${bottom}Z`;
+    })
+    .join("");
 
 /** A chart: `series` are {key, name, kind}, `scale` makes a scale of the largest value. */
 export class Chart {
   #plot;
   #lines;
+  #area;
   #values;
   #scaleLines = drawing("path", { class: "grid" });
   #labels = element("div", { class: "labels", "aria-hidden": "true" });
@@ -42,6 +54,7 @@ export class Chart {
     this.scale = scale;
     this.format = format;
     this.#lines = series.map((each) => drawing("path", { class: `line ${each.kind}` }));
+    this.#area = drawing("path", { class: `area ${series[0].kind}` });
     this.#values = series.map(() => element("b"));
     this.when = element("span", { class: "quiet when" });
     this.#plot = drawing(
@@ -54,6 +67,7 @@ export class Chart {
         pointerleave: () => this.#point(null),
       },
       this.#scaleLines,
+      this.#area,
       ...this.#lines,
       this.#cursor,
     );
@@ -87,7 +101,9 @@ export class Chart {
     const values = samples.flatMap((each) => this.series.map(({ key }) => each[key]));
     const scale = this.scale(values.filter((value) => value != null));
     this.series.forEach(({ key }, i) => {
-      setAttribute(this.#lines[i], "d", path(samples, key, now, scale.height));
+      const found = pieces(samples, key, now, scale.height, WIDTH, HEIGHT);
+      setAttribute(this.#lines[i], "d", line(found));
+      if (i === 0) setAttribute(this.#area, "d", area(found, HEIGHT));
     });
     setAttribute(
       this.#scaleLines,
@@ -140,9 +156,9 @@ const SMALL = [72, 18];
 export class Spark {
   #line;
 
-  constructor(key, kind) {
+  constructor(key) {
     this.key = key;
-    this.#line = drawing("path", { class: `line ${kind}` });
+    this.#line = drawing("path", { class: "line all" });
     this.element = drawing(
       "svg",
       {
@@ -158,6 +174,6 @@ export class Spark {
   /** Draw what happened until now. */
   draw(samples, now) {
     const scale = linear(1, 10)(samples.map((each) => each[this.key]));
-    setAttribute(this.#line, "d", path(samples, this.key, now, scale.height, ...SMALL));
+    setAttribute(this.#line, "d", line(pieces(samples, this.key, now, scale.height, ...SMALL)));
   }
 }

@@ -1,7 +1,7 @@
 // Everything about one disk: charts, operations, initiators, addresses, errors, log.
 
 import { Chart } from "./chart.js";
-import { condition, farewell } from "./disks.js";
+import { farewell, restarted } from "./disks.js";
 import { byId, element, setAttribute, setText } from "./dom.js";
 import { bytes, count, micros, moment, throughput } from "./format.js";
 import { linear, logarithmic } from "./scales.js";
@@ -48,8 +48,8 @@ export class Detail {
   #facts = element("dl", { class: "facts" });
   #operations = new Lines("What it did in the last 5 seconds", [
     "Operation", "per second", "bytes per second", "p50", "p99", "p99 of waiting", "errors",
-  ]);
-  #initiators = new Lines("Initiators", ["Name", "over", "connections", "operations", "bytes"]);
+  ], 1);
+  #initiators = new Lines("Initiators", ["Name", "over", "connections", "operations", "bytes"], 2);
   #errors = new Lines("Last errors", ["When", "operation", "sense"]);
   #log = element("pre", { class: "log", tabindex: "0", role: "region", "aria-label": "Log" });
   #mount;
@@ -100,7 +100,7 @@ export class Detail {
     this.#card.hidden = instance === null;
     if (instance === null) return;
     setText(this.#title, instance.name);
-    setText(this.#state, condition(instance));
+    setText(this.#state, `${instance.state}${restarted(instance)}`);
     setAttribute(this.#state, "data-state", instance.state);
     const unwell = ["failed", "degraded", "restarting"].includes(instance.state);
     this.#error.hidden = !(unwell && instance.last_error);
@@ -131,7 +131,7 @@ export class Detail {
     this.#operations.show(OPERATIONS.map((name) => operation(name, rates?.[name], history)), "");
     this.#initiators.show(
       history.connected.map((each) => [
-        each.name, protocol(each.protocol), String(each.connections), count(each.count), bytes(each.bytes),
+        client(each.name), protocol(each.protocol), String(each.connections), count(each.count), bytes(each.bytes),
       ]),
       "Nobody is connected.",
     );
@@ -155,6 +155,9 @@ export class Detail {
     this.#card.scrollIntoView({ block: "nearest" });
   }
 }
+
+/** Who it is, for people: a client on the Unix socket has no name of its own. */
+const client = (name) => (name.startsWith("unix:") ? "this machine" : name);
 
 const protocol = (name) => ({ iscsi: "iSCSI", nbd: "NBD" })[name] ?? name;
 

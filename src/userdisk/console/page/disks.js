@@ -7,11 +7,8 @@ import { bytes, count, duration, micros, throughput } from "./format.js";
 /** What a disk's button to take it away is called: one with a device is ejected. */
 export const farewell = (instance) => (instance.device ? "Eject" : "Stop");
 
-/** How it is doing, in words for people. */
-export function condition(instance) {
-  const restarts = instance.restarts ? `, restarted ${instance.restarts}×` : "";
-  return `${instance.state}${restarts}`;
-}
+/** How often its process was started again, as the end of a sentence. */
+export const restarted = ({ restarts }) => (restarts ? `, restarted ${restarts}×` : "");
 
 /** Where its device is. */
 export function place(instance) {
@@ -21,8 +18,8 @@ export function place(instance) {
 }
 
 class Row {
-  #iops = new Spark("iops", "read");
-  #throughput = new Spark("throughput", "write");
+  #iops = new Spark("iops");
+  #throughput = new Spark("throughput");
   #used = element("i");
   #known = 0; // when the instance was told, in seconds of performance.now
 
@@ -77,7 +74,7 @@ class Row {
     setText(this.name, instance.name);
     setText(this.class, instance.class);
     setText(this.place, place(instance));
-    setText(this.state, condition(instance));
+    setText(this.state, instance.state);
     setAttribute(this.state, "data-state", instance.state);
     setAttribute(this.state, "title", instance.last_error);
     setAttribute(this.element, "data-state", instance.state);
@@ -98,7 +95,7 @@ class Row {
   }
 
   tick() {
-    setText(this.since, `for ${duration(this.uptime)}`);
+    setText(this.since, `for ${duration(this.uptime)}${restarted(this.instance)}`);
   }
 
   /** Show what it did. */

@@ -7,14 +7,15 @@ export class Lines {
   #none = element("p", { class: "quiet none" });
   #table;
 
-  constructor(title, columns) {
+  /** The columns from `numbers` on are numbers. */
+  constructor(title, columns, numbers = columns.length) {
     this.#table = element(
       "table",
       { class: "lines", "aria-label": title },
-      element("thead", {}, element("tr", {}, ...columns.map((name) => element("th", { scope: "col" }, name)))),
+      element("thead", {}, element("tr", {}, ...columns.map((name, i) => element("th", { scope: "col", class: i < numbers ? "" : "number" }, name)))),
       this.#body,
     );
-    this.columns = columns.length;
+    this.kinds = columns.map((_, i) => (i < numbers ? "" : "number"));
     this.element = element(
       "section",
       { class: "lines-section" },
@@ -29,7 +30,7 @@ export class Lines {
     const body = this.#body;
     while (body.childElementCount > rows.length) body.lastChild.remove();
     while (body.childElementCount < rows.length) {
-      const cells = Array.from({ length: this.columns }, () => element("td"));
+      const cells = this.kinds.map((kind) => element("td", { class: kind }));
       body.append(element("tr", {}, ...cells));
     }
     rows.forEach((texts, i) => texts.forEach((text, j) => setText(body.children[i].children[j], text)));

@@ -15,7 +15,9 @@ function apply(choice) {
   document.documentElement.dataset.theme = choice;
   const button = document.getElementById("theme");
   if (!button) return;
-  button.textContent = { system: "Theme: system", light: "Theme: light", dark: "Theme: dark" }[choice];
+  const prefix = document.createElement("span");
+  prefix.textContent = "Theme: ";
+  button.replaceChildren(prefix, choice);
 }
 
 let choice = CHOICES.includes(stored()) ? stored() : "system";
