@@ -252,3 +252,12 @@ def _errno_of(error: OSError) -> int | None:
 def is_bug(error: BaseException) -> bool:
     """True for what only a programming error in a unit raises."""
     return not isinstance(error, (StorageError, OSError, MemoryError))
+
+
+def in_words(error: BaseException) -> str:
+    """Why something of a unit failed, for a message: `KeyError: 'x'`, not only `'x'`."""
+    kind, text = type(error).__name__, " ".join(str(error).split())
+    if not text:
+        return kind
+    said = not is_bug(error) or isinstance(error, UserdiskError)
+    return text if said else f"{kind}: {text}"

@@ -349,6 +349,15 @@ class Gate:
         return failure
 
 
+def close_unit(gate: Gate) -> None:
+    """Close a unit that this process alone has had. Blocks; `UserdiskError` says what failed."""
+    try:
+        gate.close()
+    except Exception as error:  # whatever the unit's flush() or close() raises
+        words = errors.in_words(error)
+        raise errors.UserdiskError(f"{gate.name}: cannot be flushed and closed: {words}") from error
+
+
 def _nothing() -> Sequel:
     yield from ()
 

@@ -4,16 +4,34 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from types import TracebackType
 from typing import Final
 
 #: on a terminal, where it stands beside what other programs say; in a file, where the time is news
 TERMINAL: Final = "userdisk: %(message)s"
 FILE: Final = "%(asctime)s %(levelname)s %(message)s"
 
+_OURS: Final = os.path.join(os.path.dirname(os.path.abspath(__file__)), "")
+_Nothing = tuple[None, None, None]
 
-class JsonLines(logging.Formatter):
+
+class _Formatter(logging.Formatter):
+    """Tracebacks begin where a user's code does, if they get there."""
+
+    def formatException(  # noqa: N802 - its name there
+        self, ei: tuple[type[BaseException], BaseException, TracebackType | None] | _Nothing
+    ) -> str:
+        """See `logging.Formatter`."""
+        kind, error, frames = ei
+        if kind is None or error is None:
+            return super().formatException(ei)
+        return super().formatException((kind, error, _beyond_ours(frames)))
+
+
+class JsonLines(_Formatter):
     """A record as one line of JSON: time (UTC), level, logger, message, perhaps exception."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -39,7 +57,7 @@ class Wanted:
 
     def formatter(self, text: str) -> logging.Formatter:
         """As JSON, or else in this form of text."""
-        return JsonLines() if self.as_json else logging.Formatter(text)
+        return JsonLines() if self.as_json else _Formatter(text)
 
 
 #: What is logged when nobody has said anything.
@@ -50,3 +68,11 @@ def configured() -> Wanted:
     """What this process logs now."""
     root = logging.root
     return Wanted(root.level, any(isinstance(each.formatter, JsonLines) for each in root.handlers))
+
+
+def _beyond_ours(frames: TracebackType | None) -> TracebackType | None:
+    """Without how userdisk got there; a traceback that stays in userdisk is whole: a bug of it."""
+    found = frames
+    while found is not None and found.tb_frame.f_code.co_filename.startswith(_OURS):
+        found = found.tb_next
+    return found or frames

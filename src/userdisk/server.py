@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from userdisk.budget import PROCESS_LIMIT, Budget, Buffers
 from userdisk.counters import Tally
-from userdisk.errors import UsageError, UserdiskError, is_bug
+from userdisk.errors import UsageError, UserdiskError, in_words, is_bug
 from userdisk.gate import Gate
 from userdisk.iscsi import digest
 from userdisk.iscsi.chap import Credentials
@@ -214,7 +214,7 @@ class Server:
             try:
                 gate.close()
             except Exception as error:  # the other units are to be closed, too
-                log.error("unit %s: cannot be flushed and closed: %s", gate.name, error)
+                log.error("unit %s: cannot be flushed and closed: %s", gate.name, in_words(error))
                 failure = failure or error
         if failure is not None:
             raise failure
@@ -355,8 +355,7 @@ def _open(gate: Gate) -> None:
     except (Exception, SystemExit) as error:
         if is_bug(error):
             log.error("unit %s: open failed", gate.name, exc_info=error)
-        why = str(error) or type(error).__name__
-        raise UserdiskError(f"unit {gate.name}: cannot be opened: {why}") from error
+        raise UserdiskError(f"unit {gate.name}: cannot be opened: {in_words(error)}") from error
 
 
 def _report(error: Exception) -> None:

@@ -355,12 +355,20 @@ def overrides(unit: StorageUnit, name: str) -> bool:
     return getattr(type(unit), name) is not getattr(StorageUnit, name) or name in vars(unit)
 
 
+def _never_set(unit: StorageUnit, name: str) -> bool:
+    return not any(
+        name in vars(each) for each in (unit, *type(unit).__mro__) if each is not StorageUnit
+    )
+
+
 def _parameters_of(unit: StorageUnit) -> Parameters:
     kind = type(unit).__name__
     if not overrides(unit, "read"):
         raise UsageError(f"{kind}: has no read(lba, blocks, fua) method")
     if not overrides(unit, "write") and unit.write_protected is False:
         raise UsageError(f"{kind}: has no write(lba, data, fua) method and is not write_protected")
+    if _never_set(unit, "block_count"):
+        raise UsageError(f"{kind}: has no block_count, the number of the disk's blocks")
     for name, arguments in _CALLED_WITH.items():
         try:
             inspect.signature(getattr(unit, name)).bind(*arguments)

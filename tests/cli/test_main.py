@@ -40,7 +40,7 @@ def test_version() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["bogus"], "no such command 'bogus' (see userdisk --help)"),
+        (["xyzzy"], "no such command 'xyzzy' (see userdisk --help)"),
         (["--bogus"], "(see userdisk --help)"),
         (["serve"], "missing argument 'UNIT...' (see userdisk serve --help)"),
         (["serve", "ram:1M", "--sise", "1"], "--sise"),

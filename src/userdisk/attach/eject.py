@@ -50,7 +50,19 @@ def find(target: str) -> Entry:
     for entry in known:  # what it was before somebody else unmounted or detached it
         if path in (entry.record.device, entry.record.mountpoint):
             return entry
-    raise UsageError(f"{target}: no disk of userdisk is attached there (see userdisk list)")
+    raise UsageError(
+        f"{target}: no disk of userdisk is attached there{_same_unit(known, target)}"
+        " (see userdisk list)"
+    )
+
+
+def _same_unit(known: list[Entry], target: str) -> str:
+    """What the disks are called that were attached with this text.
+
+    That is said, and not ejected: the same text may mean another file in another folder.
+    """
+    names = [entry.folder.name for entry in known if entry.record.unit == target]
+    return f"; a unit is ejected by its disk's name, here {' or '.join(names)}" if names else ""
 
 
 def eject(entry: Entry, *, force: bool, timeout: float) -> list[str]:

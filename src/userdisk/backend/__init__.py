@@ -134,8 +134,10 @@ def _maker(spec: str) -> Callable[[_Request], StorageUnit]:
         mode = 0
     if mode == 0 and _CLASS.fullmatch(spec):
         return _class
-    if spec.endswith(".py"):
-        raise UsageError(f"{spec}: name the class as well, {spec}:Class")
+    if spec.endswith((".py", ".py:")):
+        raise UsageError(f"{spec}: name the class as well, {spec.rstrip(':')}:Class")
+    if mode == 0 and spec == "ram":
+        raise UsageError("ram: needs a size, as in ram:1G")
     return _device if stat.S_ISBLK(mode) else _image
 
 

@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Iterable
 
 from userdisk.backend import holes
+from userdisk.backend.size import misfit
 from userdisk.errors import UsageError
 from userdisk.unit import Buffer, Extent, Extents, Inline, Parameters, StorageUnit
 
@@ -60,7 +61,7 @@ class RamUnit(StorageUnit):
             if block_count is not None:
                 raise UsageError("size and block_count: give one of them")
             if length > 0 and size % length:
-                raise UsageError(f"size: {size} is not a multiple of block_length {length}")
+                raise UsageError(f"size: {misfit(size, length)}")
             block_count = size // length if length > 0 else 0
         super().__init__(
             guid=guid,

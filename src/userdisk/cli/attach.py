@@ -95,6 +95,9 @@ def _mount(
     attached = _launch(unit, options, str(place), timeout, wait)
     try:
         kind, node = _mount_device(attached, place, format_, force, partition, mount_options)
+    except UsageError as error:
+        _undo(attached)
+        raise UsageError(f"{unit}: {error}") from None
     except BaseException:
         _undo(attached)
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from difflib import get_close_matches
 from typing import Final
 
 import click
@@ -36,6 +37,30 @@ _MODULES: Final = {
 
 class LazyGroup(click.Group):
     """A group that imports the module of one command, not of all."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does it, and says which command it may have been."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            like = get_close_matches(args[0], _MODULES, n=1)
+            if not like or args[0] in _MODULES:
+                raise
+            hint = f"{error.message.rstrip('.')}. Did you mean {like[0]!r}?"
+            raise click.UsageError(hint, error.ctx) from None
+
+    def invoke(self, ctx: click.Context) -> object:
+        """As click does it; an error that has no command has the one that was given."""
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            name = ctx.invoked_subcommand or ""
+            found = self.get_command(ctx, name)
+            if error.ctx is None and found is not None:
+                error.ctx = click.Context(found, parent=ctx, info_name=name)
+            raise
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_MODULES)

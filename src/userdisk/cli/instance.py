@@ -23,7 +23,7 @@ from userdisk.cli.resizing import Served, verbs
 from userdisk.cli.secrets import find_credentials
 from userdisk.cli.unit_options import UnitOptions, unit_name
 from userdisk.cli.unit_process import again, disk_of, interrupt, line_of, start
-from userdisk.errors import UsageError, UserdiskError
+from userdisk.errors import UsageError, UserdiskError, in_words
 from userdisk.gate import Gate
 from userdisk.identity import identity_of
 from userdisk.launcher.news import tell
@@ -85,7 +85,7 @@ def _stop(server: Server, told: Told) -> int:
     try:
         server.stop()
     except Exception as error:  # the server has logged what is a bug
-        told.say({"failed": f"the last flush failed: {error}"})
+        told.say({"failed": f"the last flush failed: {in_words(error)}"})
         return 1
     told.say({"failed": ""})
     return 0

@@ -110,11 +110,11 @@ def _run(name: str) -> Callable[..., int]:
         opened = devices.open_device(device, timeout, make)
         try:
             parts = command.run(Asker(opened), options)
+            if output is not None:
+                _save(output, parts)
+            _print(parts, canonical, as_json)
         finally:
             opened.close()
-        if output is not None:
-            _save(output, parts)
-        _print(parts, canonical, as_json)
         return command.status(parts)
 
     return run
@@ -163,7 +163,13 @@ def _explain(what: Sequence[str], canonical: bool, as_json: bool) -> None:
     if len(what) == 1 and os.path.exists(text):
         _print([capture_file(text)], canonical, as_json)
     else:
-        _print([bytes_in_words(text)], canonical, as_json)
+        try:
+            words = bytes_in_words(text)
+        except UsageError as error:
+            if len(what) > 1:
+                raise
+            raise UsageError(f"{error}, and there is no such file") from None
+        _print([words], canonical, as_json)
 
 
 def _before(ctx: click.Context, canonical: bool, as_json: bool) -> None:

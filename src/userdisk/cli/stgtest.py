@@ -110,13 +110,14 @@ def _stgtest(
         problem = _run(port, plan, wishes, total, duration, fua, journal, journal_sync,
                        text if as_json else None)  # fmt: skip
         stuck = False
+        if problem is not None:
+            tell(problem)  # before closing, which may fail as well
     except UsageError:
         stuck = False
         raise
     finally:
         port.close(stuck=stuck)
     if problem is not None:
-        tell(problem)
         return 1
     if not as_json:
         click.echo("OK")

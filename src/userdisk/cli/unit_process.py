@@ -19,7 +19,7 @@ from userdisk.attach.state import Folder
 from userdisk.attach.unit_process import Told
 from userdisk.cli.resizing import Served, have_followed, verbs
 from userdisk.cli.unit_options import UnitOptions, unit_name
-from userdisk.errors import UsageError, UserdiskError
+from userdisk.errors import UsageError, UserdiskError, in_words
 from userdisk.gate import Gate
 from userdisk.identity import identity_of
 from userdisk.log_format import Wanted
@@ -65,7 +65,7 @@ def main() -> int:
     try:
         server.stop()
     except Exception as error:  # the server has logged what is a bug
-        told.say({"failed": f"the last flush failed: {error}"})
+        told.say({"failed": f"the last flush failed: {in_words(error)}"})
         return 1
     told.say({"failed": ""})
     return 0

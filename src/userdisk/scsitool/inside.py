@@ -9,8 +9,8 @@ import time
 from typing import Any
 
 from userdisk.backend import open_unit
-from userdisk.errors import UsageError, UserdiskError
-from userdisk.gate import Gate
+from userdisk.errors import UsageError, UserdiskError, in_words
+from userdisk.gate import Gate, close_unit
 from userdisk.identity import identity_of
 from userdisk.operation import Operation
 from userdisk.scsitool.device import DeviceError, Make, Result
@@ -60,9 +60,8 @@ class InsideDevice:
         self._stuck = False
         try:
             self._gate.open()
-        except Exception as error:  # whatever the unit's open() raises
-            words = str(error) or type(error).__name__
-            raise UserdiskError(f"{spec}: cannot be opened: {words}") from error
+        except (Exception, SystemExit) as error:  # whatever the unit's open() raises
+            raise UserdiskError(f"{spec}: cannot be opened: {in_words(error)}") from error
         self._lu.sanitize.resume()
 
     def execute(self, cdb: bytes, read_length: int = 0, data_out: bytes = b"") -> Result:
@@ -85,11 +84,14 @@ class InsideDevice:
         return Result(completion.status, completion.sense, data[:read_length])
 
     def close(self) -> None:
-        """Flush and close the unit; one that does not answer is left as it is."""
+        """Flush and close the unit; one that does not answer is left as it is.
+
+        Raises `UserdiskError` when that fails.
+        """
         idle = threading.Event()
         self._lu.background.stop(idle.set)
         if not self._stuck and idle.wait(self._timeout):
-            self._gate.close()
+            close_unit(self._gate)
 
     def _late(self) -> DeviceError:
         self._stuck = True

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from functools import partial
 
 from userdisk.backend import open_unit
-from userdisk.errors import StorageError, UserdiskError
-from userdisk.gate import Gate
+from userdisk.errors import StorageError, UserdiskError, in_words
+from userdisk.gate import Gate, close_unit
 from userdisk.operation import Kind, Operation
 from userdisk.stgtest.port import MOST_BYTES, Geometry, Inbox, Op
 from userdisk.unit import StorageUnit
@@ -34,9 +34,8 @@ class InsidePort:
         self.collect = self._inbox.collect
         try:
             self._gate.open()
-        except Exception as error:  # whatever the unit's open() raises
-            words = str(error) or type(error).__name__
-            raise UserdiskError(f"{name}: cannot be opened: {words}") from error
+        except (Exception, SystemExit) as error:  # whatever the unit's open() raises
+            raise UserdiskError(f"{name}: cannot be opened: {in_words(error)}") from error
 
     @property
     def geometry(self) -> Geometry:
@@ -82,7 +81,7 @@ class InsidePort:
     def close(self, *, stuck: bool = False) -> None:
         """See `Port.close`."""
         if not stuck:
-            self._gate.close()
+            close_unit(self._gate)
 
 
 def open_inside(name: str, timeout: float) -> InsidePort:
