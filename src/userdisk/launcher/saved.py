@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 
 from userdisk import whole_file
@@ -21,6 +22,19 @@ def save(given: Spec) -> None:
         raise UserdiskError(
             f"{folder}: {error.strerror}: the disk is not remembered for the next start"
         ) from None
+
+
+def resized(id_: str, size: int) -> None:
+    """A disk has so many bytes now; if its class gives a size, it has to come back with this one.
+
+    Does nothing if it is not remembered. Raises as `save`.
+    """
+    try:
+        given = spec.read_spec(places.state_folder(), _name(id_))
+    except UserdiskError:
+        return
+    if given.options.get("size") not in (None, str(size)):
+        save(replace(given, options={**given.options, "size": str(size)}))
 
 
 def forget(id_: str) -> None:

@@ -60,6 +60,8 @@ class Launcher:
         self._tell = tell
         self._starting: set[str] = set()
         self._lock = threading.Lock()
+        self._saving = threading.Lock()
+        self._sizes: dict[str, int] = {}  # of persistent disks, as they were seen last
         self._closing = threading.Event()
         self.discovery = self.console = ""
         self._discovery: Discovery | None = None
@@ -109,7 +111,10 @@ class Launcher:
         again = classes.load(given.class_).spec(
             given.class_, given.name, list(given.arguments), Caller.of(given.started_by)
         )
-        return replace(again, port=again.port or given.port)
+        options = dict(again.options)
+        if "size" in options:  # an image may have grown since it was made
+            options["size"] = given.options.get("size", options["size"])
+        return replace(again, port=again.port or given.port, options=options)
 
     # -- what can be asked -----------------------------------------------------------------------
 
@@ -164,7 +169,17 @@ class Launcher:
     def _save(self, given: Spec) -> None:
         known = self._instances.get(given.id)
         try:
-            saved.save(given if known is None else known.spec)
+            with self._saving:
+                saved.save(given if known is None else known.spec)
+        except UserdiskError as error:
+            log.error("%s", error)
+        if known is not None:
+            self._save_size(known)
+
+    def _save_size(self, known: Known) -> None:
+        try:
+            with self._saving:
+                saved.resized(known.spec.id, known.status.size)
         except UserdiskError as error:
             log.error("%s", error)
 
@@ -181,7 +196,8 @@ class Launcher:
             seconds = timeout + known.spec.stop_timeout + _STOP_SECONDS
             answer = _ask(known, "stop", seconds, force=force, timeout=timeout)
             remarks = [str(each) for each in answer["remarks"]]
-        saved.forget(id_)
+        with self._saving:
+            saved.forget(id_)
         self._instances.look()
         return Stopped(remarks)
 
@@ -344,6 +360,12 @@ class Launcher:
         raise Refused(f"user {caller.name} may not {what}")
 
     def _changed(self, known: Known, gone: bool) -> None:
+        id_, size = known.spec.id, known.status.size
+        if gone:
+            self._sizes.pop(id_, None)
+        elif size and known.spec.persistent and self._sizes.get(id_) != size:
+            self._sizes[id_] = size
+            self._save_size(known)
         self._tell(Event("gone" if gone else "state", as_instance(known)))
 
 

@@ -103,12 +103,8 @@ def test_persistent_disks_come_back_on_their_port(service: Service) -> None:
     service.cli("start", "img", "kept", str(image))
     service.cli("start", "ram", "lost", "1M")
     portal = client.get(instance_path("img.kept"))["portal"]
-    service.stop(signal.SIGKILL)
-    for spec, status in shims.running():  # as when the machine is switched off
-        for pid in (status.pid, status.unit_pid):
-            os.kill(pid, signal.SIGKILL)
-        service.stable.until(lambda pid=status.pid: not Path(f"/proc/{pid}").exists())  # type: ignore[misc]
-        assert places.instance_folder(spec.id).exists()
+    switch_off(service)
+    assert places.instance_folder("img.kept").exists()
     client = service.start()
     service.stable.until(
         lambda: [each["state"] for each in client.get("/v1/instances")["instances"]] == ["running"]
@@ -117,6 +113,39 @@ def test_persistent_disks_come_back_on_their_port(service: Service) -> None:
     assert again["portal"] == portal and again["name"] == "kept"
     service.cli("stop", "img", "kept")
     assert list((service.stable.folder / "state" / "instances").iterdir()) == []
+
+
+def switch_off(service: Service) -> None:
+    """Kill everything, as when the machine is switched off."""
+    service.stop(signal.SIGKILL)
+    for _, status in shims.running():
+        for pid in (status.pid, status.unit_pid):
+            os.kill(pid, signal.SIGKILL)
+        service.stable.until(lambda pid=status.pid: not Path(f"/proc/{pid}").exists())  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("options", ["", '[options]\nsize = "2M"'])
+def test_a_persistent_disk_that_was_resized_comes_back_as_large(
+    service: Service, options: str
+) -> None:
+    service.write("new", f'unit = "%1"\npersistent = true\n{options}')
+    client = service.start()
+    service.cli("start", "new", "kept", str(service.stable.image(2 << 20)))
+    service.cli("resize", "kept", "3M")
+    service.stable.until(lambda: client.get(instance_path("new.kept"))["size"] == 3 << 20)
+    switch_off(service)
+    client = service.start()
+    again = [("new.kept", "running", 3 << 20)]
+    service.stable.until(
+        lambda: (
+            [
+                (each["id"], each["state"], each["size"])
+                for each in client.get("/v1/instances")["instances"]
+            ]
+            == again
+        )
+    )
+    service.cli("stop", "new", "kept")
 
 
 def test_a_second_service_says_so(service: Service) -> None:
