@@ -46,17 +46,17 @@ class Link:
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             os.close(lock)
             return False
         self._lock = lock
+        self._forget()  # what a killed one has left
         return True
 
     def release(self) -> None:
         """There is no console any more."""
         if self._lock is not None:
-            with contextlib.suppress(OSError):
-                self._path.unlink()
+            self._forget()
             os.close(self._lock)
             self._lock = None
 
@@ -75,3 +75,7 @@ class Link:
             if time.monotonic() > deadline:
                 raise UserdiskError(f"{self._path}: a console runs, but does not say where")
             time.sleep(0.05)
+
+    def _forget(self) -> None:
+        with contextlib.suppress(OSError):
+            self._path.unlink()
