@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import secrets
+import os
 import socket
 import threading
 import time
@@ -18,8 +18,6 @@ from userdisk.counters import Tally
 from userdisk.errors import UsageError, UserdiskError, in_words, is_bug
 from userdisk.gate import Gate
 from userdisk.iscsi import digest
-from userdisk.iscsi.chap import Credentials
-from userdisk.iscsi.connection import Connection as IscsiConnection
 from userdisk.iscsi.discovery import (
     Portal,
     Record,
@@ -28,11 +26,7 @@ from userdisk.iscsi.discovery import (
     seen_from,
     target_address,
 )
-from userdisk.iscsi.environment import Environment, Peer
 from userdisk.iscsi.keys import Settings
-from userdisk.iscsi.login import Found, Login, LoginConfig, Negotiated, Opened
-from userdisk.iscsi.outgoing import COMMAND_WINDOW
-from userdisk.iscsi.session import Sessions
 from userdisk.listening import Address
 from userdisk.nbd.connection import Connection as NbdConnection
 from userdisk.nbd.environment import Environment as NbdEnvironment
@@ -40,15 +34,18 @@ from userdisk.nbd.environment import TlsMode
 from userdisk.nbd.export import Export
 from userdisk.portal import Accept, Connection, HostPort, Portals, Post
 from userdisk.scsi.port_groups import AccessState, Cause
-from userdisk.spd.connection import Connection as SpdConnection
-from userdisk.spd.pipe import Pipe
 from userdisk.tapped_stream import Observer
 from userdisk.target.log_pages import Processed
 from userdisk.target.logical_unit import LogicalUnit
 from userdisk.target.target import Target
 from userdisk.usage_watch import UsageWatch
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # loaded with the first connection that needs it: a start takes half the time
+    from userdisk.iscsi.chap import Credentials
+    from userdisk.iscsi.connection import Connection as IscsiConnection
+    from userdisk.iscsi.environment import Environment
+    from userdisk.iscsi.login import Found, Login, Negotiated, Opened
+    from userdisk.spd.connection import Connection as SpdConnection
     from userdisk.tls import ServerTls
 
 log = logging.getLogger("userdisk")
@@ -138,17 +135,9 @@ class Server:
             report=_report,
             clock=time.monotonic,
         )
-        self._environment = Environment(
-            targets=self._targets,
-            sessions=Sessions(threading.Lock()),
-            login=self._login,
-            records=self._records,
-            max_segment=self._settings.max_recv_data_segment_length,
-            budget=budget,
-            buffers=buffers,
-            report=_report,
-            clock=time.monotonic,
-        )
+        self._budget, self._buffers = budget, buffers
+        self._first = threading.Lock()
+        self._iscsi: Environment | None = None
         self._portals = Portals()
         self._units = units
         for lu in units:
@@ -280,9 +269,32 @@ class Server:
     ) -> None:
         self.stop()
 
+    def _environment(self) -> Environment:
+        """Of all iSCSI connections."""
+        from userdisk.iscsi.environment import Environment
+        from userdisk.iscsi.session import Sessions
+
+        with self._first:
+            if self._iscsi is None:
+                self._iscsi = Environment(
+                    targets=self._targets,
+                    sessions=Sessions(threading.Lock()),
+                    login=self._login,
+                    records=self._records,
+                    max_segment=self._settings.max_recv_data_segment_length,
+                    budget=self._budget,
+                    buffers=self._buffers,
+                    report=_report,
+                    clock=time.monotonic,
+                )
+            return self._iscsi
+
     def _iscsi_connection(self, tag: int) -> Accept:
         def accept(local: HostPort, remote: HostPort, post: Post, now: float) -> IscsiConnection:
-            connection = IscsiConnection(self._environment, Peer(local, remote, tag), post, now)
+            from userdisk.iscsi.connection import Connection
+            from userdisk.iscsi.environment import Peer
+
+            connection = Connection(self._environment(), Peer(local, remote, tag), post, now)
             return _named(connection, "iscsi", remote)
 
         return accept
@@ -293,24 +305,30 @@ class Server:
         return _named(NbdConnection(self._nbd_environment, post, now), "nbd", remote)
 
     def _spd_connection(self, gate: Gate) -> Accept:
-        pipe = Pipe(gate, self._environment.budget, _report, clock=time.monotonic)
+        from userdisk.spd.connection import Connection
+        from userdisk.spd.pipe import Pipe
+
+        pipe = Pipe(gate, self._budget, _report, clock=time.monotonic)
 
         def accept(local: HostPort, remote: HostPort, post: Post, now: float) -> SpdConnection:
-            return _named(SpdConnection(pipe, post, now), "spd", remote)
+            return _named(Connection(pipe, post, now), "spd", remote)
 
         return accept
 
     def _login(self, open_session: Callable[[Negotiated], Opened], tag: int) -> Login:
+        from userdisk.iscsi.login import Login, LoginConfig
+        from userdisk.iscsi.outgoing import COMMAND_WINDOW
+
         return Login(
             LoginConfig(
                 find_target=partial(self._find, tag),
                 open_session=open_session,
-                random=secrets.token_bytes,
+                random=os.urandom,
                 credentials=self._credentials,
                 initiators=self._initiators,
                 settings=self._settings,
                 command_window=COMMAND_WINDOW,
-                stat_sn=secrets.randbits(31),
+                stat_sn=int.from_bytes(os.urandom(4)) >> 1,
             )
         )
 
@@ -327,6 +345,8 @@ class Server:
         return found
 
     def _find(self, tag: int, name: str) -> Found | None:
+        from userdisk.iscsi.login import Found
+
         target = self._targets.get(name.lower())
         return None if target is None else Found(target.name.lower(), target.alias, tag)
 

@@ -14,6 +14,7 @@ from typing import Final
 from userdisk.attach import block
 from userdisk.errors import UsageError, UserdiskError
 
+_TABLE: Final = 1024  # bytes; ext4 leaves them free
 _SBIN: Final = "/usr/local/sbin:/usr/sbin:/sbin"  # not on the PATH of every root shell
 
 
@@ -58,10 +59,21 @@ def check_tools(kind: str | None) -> None:
 
 def add_partitions(device: Path) -> None:
     """Show the partitions of the disk where the kernel cannot read partition tables itself."""
-    if block.partitions(device) or _find("blkid") is None or _find("partx") is None:
+    if (
+        not _may_have_table(device)
+        or block.partitions(device)
+        or _find("blkid") is None
+        or _find("partx") is None
+    ):
         return
     if "partition table" in content(device):
         _run(["partx", "--add", str(device)])
+
+
+def _may_have_table(device: Path) -> bool:
+    """False for zeros where all partition tables begin: starting programs takes its time."""
+    with open(device, "rb", buffering=0) as file:
+        return any(file.read(_TABLE) or b"")
 
 
 def choose_partition(device: Path, number: int | None) -> Path:

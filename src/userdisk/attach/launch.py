@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from userdisk import attach
-from userdisk.attach import eject, state
+from userdisk.attach import state
 from userdisk.attach.state import Folder, Record
 from userdisk.errors import UsageError, UserdiskError
 
@@ -97,6 +97,8 @@ def _read_report(reports: BinaryIO, deadline: float) -> dict[str, Any] | None:
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
     """End the process and undo what it had done."""
+    from userdisk.attach import eject  # when all goes well nobody needs it
+
     process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_STOP_SECONDS)

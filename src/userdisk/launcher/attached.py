@@ -80,7 +80,13 @@ class Attached:
         wanted, unit = self._spec.attach, self._spec.unit or self._spec.program[0]
         if wanted.mount:
             filesystem.check_tools(wanted.format or None)
-        request = {"folder": str(self._folder), "name": self._spec.id, "mountpoint": wanted.mount}
+        request = {
+            "folder": str(self._folder),
+            "name": self._spec.id,
+            "mountpoint": wanted.mount,
+            "start_timeout": self._spec.start_timeout,
+            "log_json": self._spec.log_json,
+        }
         attached = launch.launch(
             "userdisk.launcher.attaching", unit, request, self._spec.start_timeout + _MARGIN
         )

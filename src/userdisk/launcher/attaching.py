@@ -20,7 +20,6 @@ from userdisk.attach.process import Task
 from userdisk.control import Answer
 from userdisk.errors import UserdiskError
 from userdisk.launcher import sockets
-from userdisk.launcher.spec import read_spec
 from userdisk.log_format import Wanted
 
 _PATIENCE: Final = 3600.0
@@ -30,10 +29,14 @@ _LONGEST_SOCKET: Final = 100  # bytes
 
 
 class HeldUnit:
-    """The unit of an instance, as its shim answers for it; see `userdisk.attach.process.Source`."""
+    """The unit of an instance, as its shim answers for it; see `userdisk.attach.process.Source`.
 
-    def __init__(self, folder: Path) -> None:
+    `start_timeout`: seconds that it may take at the start.
+    """
+
+    def __init__(self, folder: Path, start_timeout: float) -> None:
         self._folder = folder
+        self._start_timeout = start_timeout
         self._pid = 0  # of the process that was seen last
         self._control = Path()  # where that answers
         self._descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -50,7 +53,7 @@ class HeldUnit:
 
     def start(self) -> Mapping[str, Any]:
         """See `Source`."""
-        return self._report(read_spec(self._folder).start_timeout)
+        return self._report(self._start_timeout)
 
     def _report(self, timeout: float) -> dict[str, Any]:
         answer = self._ask("unit", timeout + _MARGIN, timeout=timeout)
@@ -103,7 +106,6 @@ def main() -> int:
     threading.Thread(
         target=_end_with, args=(shim, state.start_time(shim) or 0), daemon=True
     ).start()
-    given = read_spec(folder)
     task = Task(
         sys.argv[1],
         request["name"],
@@ -111,10 +113,10 @@ def main() -> int:
         {},
         request["mountpoint"],
         foreground=False,
-        logs=Wanted(as_json=given.log_json),
-        wait=WAIT + given.start_timeout,
+        logs=Wanted(as_json=request["log_json"]),
+        wait=WAIT + request["start_timeout"],
     )
-    return hold_and_report(task, HeldUnit(folder))
+    return hold_and_report(task, HeldUnit(folder, request["start_timeout"]))
 
 
 if __name__ == "__main__":
