@@ -176,7 +176,7 @@ function operation(name, rate, history) {
 }
 
 function facts(instance) {
-  const device = instance.device && [["Device", instance.device, true]];
+  const served = instance.state !== "failed";
   const mounts = instance.mountpoints.map((folder) => ["Mounted on", folder, true]);
   const url = `iscsi://${instance.portal}/${instance.target}/0`;
   const about = [
@@ -186,10 +186,10 @@ function facts(instance) {
   ].filter(Boolean);
   const ended = instance.exit_status;
   return [
-    ...(device || []),
+    ...(instance.device ? [["Device", instance.device, true]] : []),
     ...mounts,
-    ...(instance.portal ? [["iSCSI", url, true]] : []),
-    ...(instance.nbd_uri ? [["NBD", instance.nbd_uri, true]] : []),
+    ...(served && instance.portal ? [["iSCSI", url, true]] : []),
+    ...(served && instance.nbd_uri ? [["NBD", instance.nbd_uri, true]] : []),
     ["Unit", instance.unit || "–", false],
     ...(about.length ? [["Disk", about.join(", "), false]] : []),
     ["Started by", instance.user || "–", false],
