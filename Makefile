@@ -31,11 +31,11 @@ AGAIN := $(if $(CI),--reruns 1 -r fER)
 SOURCES := $(wildcard src tests bench examples)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages check format unit core nbd tools launcher scenarios test conformance fuzz bench demo dotnet clean
+.PHONY: help setup packages check format unit core nbd tools launcher launcher-endurance scenarios test conformance fuzz bench demo dotnet clean
 
 help: ## this text
 	@echo 'make TARGET, where TARGET is one of'
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 	@echo
 	@echo 'PYTHON=/path/to/python3 chooses the Python (3.11 or later); now: $(or $(PYTHON),none found)'
 
@@ -93,6 +93,10 @@ tools: setup packages ## the tools, the pipe protocol and its other languages
 
 launcher: setup packages ## the launcher, the desktop, the console, metrics and traces
 	$(BIN)/python -m pytest -q $(AGAIN) $(LAUNCHER_TESTS)
+
+launcher-endurance: setup packages ## kill a disk's process every 5 s for 5 minutes (SECONDS=300) under fio
+	LAUNCHER_ENDURANCE=$(or $(SECONDS),300) $(BIN)/python -m pytest -q -s \
+	  tests/launcher/system/test_restarts.py -k test_a_file_system_goes_on
 
 scenarios: setup packages ## WinSpd's own test list, on rawdisk in Python and in C#
 	$(BIN)/python -m pytest -v tests/scenarios

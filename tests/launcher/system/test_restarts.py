@@ -27,6 +27,10 @@ from userdisk.backend import open_unit
 from userdisk.errors import WriteError
 from userdisk.launcher.spec import Policy, Restart, Spec, State
 
+#: Seconds, and between the kills; `make launcher-endurance` goes on for 5 minutes.
+ENDURANCE = int(os.environ.get("LAUNCHER_ENDURANCE", "15"))
+PAUSE = 5.0 if "LAUNCHER_ENDURANCE" in os.environ else 1.5
+
 
 @requires("fio", "mkfs.ext4")
 def test_a_file_system_goes_on_while_the_unit_is_killed(stable: Stable) -> None:
@@ -38,7 +42,7 @@ def test_a_file_system_goes_on_while_the_unit_is_killed(stable: Stable) -> None:
         [
             "fio", "--name=verify", f"--directory={place}", "--size=64m", "--rw=randwrite",
             "--bs=4k", "--direct=1", "--ioengine=psync", "--numjobs=2", "--fsync=32",
-            "--time_based", "--runtime=15", "--verify=crc32c", "--verify_fatal=1",
+            "--time_based", f"--runtime={ENDURANCE}", "--verify=crc32c", "--verify_fatal=1",
             "--verify_backlog=256", "--output-format=json",
         ],
         cwd=stable.folder,
@@ -49,7 +53,7 @@ def test_a_file_system_goes_on_while_the_unit_is_killed(stable: Stable) -> None:
     kills = 0
     try:
         while fio.poll() is None:
-            time.sleep(1.5)
+            time.sleep(PAUSE)
             before = stable.kill_unit()
             kills += 1
             stable.again(before)
@@ -61,6 +65,8 @@ def test_a_file_system_goes_on_while_the_unit_is_killed(stable: Stable) -> None:
     jobs = json.loads(out[out.index("{") :])["jobs"]
     assert all(job["error"] == 0 and job["write"]["total_ios"] > 0 for job in jobs)
     assert kills >= 3
+    written = sum(job["write"]["total_ios"] for job in jobs)
+    print(f"{kills} kills in {ENDURANCE} s, {written} writes of 4 KiB, no error")
     assert stable.status().restarts == kills
     assert stable.stop()["failed"] == ""
     assert not place.is_mount()
