@@ -61,9 +61,18 @@ def says_and_waits(text: bytes) -> Reply:
     return reply
 
 
+async def read(found: Upstream, target: str, seconds: float) -> tuple[int, bytes]:
+    """Status and body, within so many seconds for each."""
+    answer = await found.ask("GET", target, seconds=seconds)
+    try:
+        return answer.status, await finished(answer, seconds)
+    finally:
+        answer.close()
+
+
 def _read(path: Path, reply: Reply, seconds: float = 30) -> tuple[int, bytes]:
     with launcher(path, reply) as found:
-        return asyncio.run(found.read("/v1/service", seconds))
+        return asyncio.run(read(found, "/v1/service", seconds))
 
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
@@ -119,7 +128,7 @@ def test_nobody_is_there(tmp_path: Path) -> None:
         sock.bind(str(dead))
     paths = [tmp_path / "none/api", dead]
     with pytest.raises(Absent) as caught:
-        asyncio.run(Upstream(lambda: paths).read("/", 1))
+        asyncio.run(read(Upstream(lambda: paths), "/", 1))
     assert str(caught.value) == (
         f"no launcher at {paths[0]} or {paths[1]}: start it with userdisk launcher run"
     )
@@ -132,7 +141,7 @@ def test_a_path_that_no_socket_takes(tmp_path: Path) -> None:
     with launcher(tmp_path / "api", says(OK + b"Content-Length: 2\r\n\r\n{}")):
         (tmp_path / "api").rename(folder / "api")
         found = Upstream(lambda: [folder / "api"])
-        assert asyncio.run(found.read("/", 30)) == (200, b"{}")
+        assert asyncio.run(read(found, "/", 30)) == (200, b"{}")
 
 
 @pytest.mark.parametrize("target", ["/v1 /x", "/v1\r\nX: y", "/\u00e9", "/\0"])

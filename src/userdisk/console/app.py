@@ -40,9 +40,6 @@ _SECRET: Final = 32  # bytes
 _STREAMS: Final = 16
 _GET_SECONDS: Final = 60.0
 _CHANGE_SECONDS: Final = 600.0
-_STATS_SECONDS: Final = 3.0
-_STATS_AT_ONCE: Final = 16
-_SERVING: Final = ("running", "degraded")
 _STOP: Final = (120.0, 86400.0)  # seconds that a stop may take: by default, at most
 
 
@@ -77,18 +74,18 @@ class Console:
         self._tries = Tries(clock)
         self._sessions = Sessions(clock, secret)
         self._streams: dict[Answer, Session] = {}
-        self._room = asyncio.Semaphore(_STATS_AT_ONCE)
         self.tokens = Tokens(clock, secret)
         routes = [
             Route("/login", self._login, methods=["POST"]),
             Route("/logout", self._logout, methods=["POST"]),
             Route("/session", self._session, methods=["GET"]),
-            Route("/api/stats", self._stats, methods=["GET"]),
         ]
         routes += [
             Route(f"/api{route.path}", self._passing(route), methods=[route.method])
             for route in ROUTES
         ]
+        together = next(route for route in ROUTES if route.name == "all_stats")
+        routes.append(Route("/api/stats", self._passing(together), methods=["GET"]))
         routes += [Route(path, self._page, methods=["GET"]) for path in pages]
         inner = Starlette(
             routes=routes,
@@ -156,28 +153,6 @@ class Console:
     async def _page(self, request: Request) -> Response:
         page = self._pages[request.url.path]
         return Response(page.content, media_type=page.media_type)
-
-    async def _stats(self, request: Request) -> Response:
-        status, body = await self._launcher.read("/v1/instances", _GET_SECONDS)
-        if status != 200:
-            raise Broken(f"the launcher's answer: status {status}")
-        listed = json.loads(body)["instances"]
-        ids = [each["id"] for each in listed if each["state"] in _SERVING]
-        found = await asyncio.gather(*map(self._stats_of, ids))
-        return JSONResponse(
-            {"instances": {id_: units for id_, units in zip(ids, found, strict=True) if units}}
-        )
-
-    async def _stats_of(self, id_: str) -> dict[str, object] | None:
-        """Those of one disk; None of one that has none now."""
-        async with self._room:
-            with contextlib.suppress(Broken, ValueError):
-                target = f"/v1/instances/{quote(id_, safe='')}/stats"
-                status, body = await self._launcher.read(target, _STATS_SECONDS)
-                if status == 200:
-                    units: dict[str, object] = json.loads(body)["units"]
-                    return units
-        return None
 
     def _passing(self, route: LauncherRoute) -> Callable[[Request], object]:
         """What passes requests of this route on."""

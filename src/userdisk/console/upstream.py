@@ -119,14 +119,6 @@ class Upstream:
             raise
         return answer
 
-    async def read(self, target: str, seconds: float) -> tuple[int, bytes]:
-        """GET: status and body, within so many seconds for each. Raises `Absent`, `Broken`."""
-        answer = await self.ask("GET", target, seconds=seconds)
-        try:
-            return answer.status, await finished(answer, seconds)
-        finally:
-            answer.close()
-
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         paths = list(self._sockets())
         for path in paths:

@@ -29,6 +29,7 @@ from userdisk.launcher.rights import Caller, Refused
 from userdisk.launcher.service import MAX_LINES, Busy, Launcher, NotFound
 from userdisk.launcher.tracing import TooMany
 from userdisk.launcher.types import (
+    AllStatistics,
     Classes,
     Event,
     Instance,
@@ -47,9 +48,11 @@ log = logging.getLogger("userdisk")
 
 _MAX_BODY: Final = 64 << 10
 _BODY_SECONDS: Final = 10.0
-_THREADS: Final = 128
+_THREADS: Final = 32  # for what is quick
+_WAITING: Final = 256  # for what waits for disks: it delays no question
 _QUEUE: Final = 1000  # events that one who listens may be behind
 _MAX_LISTENERS: Final = 64
+_MAX_OF_USER: Final = 24  # listeners
 _FOLLOW: Final = 0.25  # seconds between looks at a log
 _LONGEST_STOP: Final = 86400.0
 _LONGEST_TRACE: Final = 3600.0
@@ -87,7 +90,7 @@ ROUTES: Sequence[Route] = (
     ),
     Route(
         "POST", "/v1/instances", "start", "Start a disk.", Instance, takes=Start, status=201,
-        fails=(403, 409, 413, 422, 500),
+        fails=(403, 409, 413, 422, 429, 500),
     ),
     Route(
         "GET", "/v1/instances/{id}", "instance", "One disk.", Instance,
@@ -117,6 +120,10 @@ ROUTES: Sequence[Route] = (
         "GET", "/v1/instances/{id}/trace", "trace", "Its commands as they end, a JSON line each.",
         "application/x-ndjson", parameters=(_ID, _SECONDS), fails=(403, 404, 422, 429, 500),
     ),
+    Route(
+        "GET", "/v1/stats", "all_stats", "Statistics of all disks that the caller may see and"
+        " that answer.", AllStatistics,
+    ),
     Route("GET", "/metrics", "metrics", "Statistics of all disks, for Prometheus.", "text/plain"),
     Route(
         "GET", "/v1/events", "events", "What happens, as server-sent events.", "text/event-stream",
@@ -130,6 +137,7 @@ class Api:
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(_THREADS, "api")
+        self._waiting = ThreadPoolExecutor(_WAITING, "waiting")
         self._listeners: dict[asyncio.Queue[Event | None], Caller] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ending = False
@@ -156,10 +164,11 @@ class Api:
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
         self._loop = asyncio.get_running_loop()
-        self._loop.run_in_executor(self._pool, self.launcher.restore)
+        self._loop.run_in_executor(self._waiting, self.launcher.restore)
         yield
         self.launcher.close()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._waiting):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _endpoint(self, route: Route) -> Callable[[Request], Any]:
         handler = getattr(self, f"_{route.name}")
@@ -179,6 +188,11 @@ class Api:
     async def _run(self, work: Callable[[], _T]) -> _T:
         assert self._loop is not None
         return await self._loop.run_in_executor(self._pool, work)
+
+    async def _wait(self, work: Callable[[], _T]) -> _T:
+        """The same for what may take its time."""
+        assert self._loop is not None
+        return await self._loop.run_in_executor(self._waiting, work)
 
     # -- handlers --------------------------------------------------------------------------------
 
@@ -201,7 +215,7 @@ class Api:
 
     async def _start(self, request: Request, caller: Caller) -> Response:
         asked = await _asked(request, Start)
-        found = await self._run(lambda: self.launcher.start(asked, caller))
+        found = await self._wait(lambda: self.launcher.start(asked, caller))
         return _answer(found, 201 if asked.wait else 202)
 
     async def _instance(self, request: Request, caller: Caller) -> Instance:
@@ -212,17 +226,17 @@ class Api:
         id_, query = request.path_params["id"], request.query_params
         force = _flag(query, "force")
         timeout = _number(query, "timeout", 120.0, 0.0, _LONGEST_STOP)
-        return await self._run(
+        return await self._wait(
             lambda: self.launcher.stop(id_, caller, force=force, timeout=timeout)
         )
 
     async def _mount(self, request: Request, caller: Caller) -> Instance:
         id_, folder = request.path_params["id"], (await _asked(request, Mount)).folder
-        return await self._run(lambda: self.launcher.mount(id_, caller, folder))
+        return await self._wait(lambda: self.launcher.mount(id_, caller, folder))
 
     async def _unmount(self, request: Request, caller: Caller) -> Instance:
         id_, force = request.path_params["id"], (await _asked(request, Unmount)).force
-        return await self._run(lambda: self.launcher.unmount(id_, caller, force=force))
+        return await self._wait(lambda: self.launcher.unmount(id_, caller, force=force))
 
     async def _log(self, request: Request, caller: Caller) -> Response:
         id_, query = request.path_params["id"], request.query_params
@@ -257,6 +271,9 @@ class Api:
         id_ = request.path_params["id"]
         return await self._run(lambda: self.launcher.stats(id_, caller))
 
+    async def _all_stats(self, request: Request, caller: Caller) -> AllStatistics:
+        return AllStatistics(await self._run(lambda: self.launcher.all_stats(caller)))
+
     async def _trace(self, request: Request, caller: Caller) -> Response:
         id_ = request.path_params["id"]
         seconds = _number(request.query_params, "seconds", 60.0, 0.0, _LONGEST_TRACE)
@@ -269,8 +286,9 @@ class Api:
         return Response(text, media_type=CONTENT_TYPE)
 
     async def _events(self, request: Request, caller: Caller) -> Response:
-        if len(self._listeners) >= _MAX_LISTENERS:
-            raise TooMany(f"{_MAX_LISTENERS} others listen already")
+        own = sum(each.uid == caller.uid for each in self._listeners.values())
+        if own >= _MAX_OF_USER or len(self._listeners) >= _MAX_LISTENERS:
+            raise TooMany(f"{len(self._listeners)} listen already, {own} of user {caller.name}")
         queue: asyncio.Queue[Event | None] = asyncio.Queue(_QUEUE)
         self._listeners[queue] = caller
         return StreamingResponse(self._stream(queue), media_type="text/event-stream")

@@ -25,6 +25,7 @@ from userdisk.launcher.discovery import Discovery
 from userdisk.launcher.instances import Instances, Known, as_instance
 from userdisk.launcher.rights import Caller, Refused, user_name
 from userdisk.launcher.spec import Spec, State, Status
+from userdisk.launcher.tracing import TooMany
 from userdisk.launcher.types import ClassInfo, Event, Instance, Service, Start, Statistics, Stopped
 from userdisk.telemetry.prometheus import render
 
@@ -36,9 +37,14 @@ _TAIL: Final = 20  # lines of a log
 MAX_LINES: Final = 10_000
 _STOP_SECONDS: Final = 120.0
 _MOUNT_SECONDS: Final = 600.0  # a journal may be long
+_BEGIN_SECONDS: Final = 30.0  # until a shim runs
+_LOOK: Final = 0.02
+_MOST_STARTING: Final = 64  # disks of one user
 _ASK_SECONDS: Final = 2.0
 _ASKING: Final = 16  # disks at the same time
 _NEW: Final = Status()
+_GRACE: Final = 5.0  # seconds that a shim may take until it says something
+_ENDING: Final = (State.STOPPING, State.FAILED, State.ENDED)
 
 
 class NotFound(UsageError):
@@ -58,9 +64,9 @@ class Launcher:
 
     def __init__(self, tell: Callable[[Event], None] = lambda event: None) -> None:
         self._tell = tell
-        self._starting: set[str] = set()
+        self._starting: dict[str, Known] = {}
         self._lock = threading.Lock()
-        self._saving = threading.Lock()
+        self._saving = threading.RLock()
         self._sizes: dict[str, int] = {}  # of persistent disks, as they were seen last
         self._closing = threading.Event()
         self.discovery = self.console = ""
@@ -84,16 +90,27 @@ class Launcher:
 
     def restore(self) -> None:
         """Take away what killed shims have left, and start the persistent instances. Blocks."""
-        for known, status in shims.orphans():
+        for known, status in self._orphans():
             for remark in shims.reap(known, status):
                 log.warning("%s: %s", known.id, remark)
         found, problems = saved.load()
         for problem in problems:
             log.error("%s", problem)
+        ids = {each.id for each in found}
+        for one in self._instances.all():  # a service was killed before it could remember these
+            if one.spec.id not in ids and one.alive and one.status.state not in _ENDING:
+                self._save(one.spec.id)
         missing = [each for each in found if self._instances.get(each.id) is None]
         if missing:
             with ThreadPoolExecutor(_RESTORING, "restore") as pool:
                 list(pool.map(self._restore, missing))
+
+    def _orphans(self) -> list[tuple[Spec, Status]]:
+        """What killed shims have left. One that has said nothing may be about to."""
+        found = shims.orphans()
+        if all(status.pid for _, status in found) or self._closing.wait(_GRACE):
+            return [(known, status) for known, status in found if status.pid]
+        return shims.orphans()
 
     def _restore(self, given: Spec) -> None:
         for delay in (*_RETRIES, None):
@@ -127,14 +144,18 @@ class Launcher:
         if not caller.among(class_.may_start):
             self._refuse(caller, f"start disks of class {asked.class_}")
         given = class_.spec(asked.class_, asked.name, asked.arguments, caller)
+        known = Known(given, replace(_NEW, since=time.time()), 0)
         with self._lock:
             if given.id in self._starting:
                 raise shims.Exists(f"{given.class_} {given.name}: it is being started already")
-            self._starting.add(given.id)
+            own = sum(each.spec.started_by == caller.uid for each in self._starting.values())
+            if own >= _MOST_STARTING:
+                raise TooMany(f"user {caller.name} starts {own} disks already; let some come up")
+            self._starting[given.id] = known
         log.info("%s starts %s", caller.name, given.id)
         if not asked.wait:
             threading.Thread(target=self._start_quietly, args=(given,), daemon=True).start()
-            return as_instance(Known(given, replace(_NEW, since=time.time()), 0))
+            return as_instance(known)
         self._start(given)
         return self._instance(given.id)
 
@@ -142,11 +163,10 @@ class Launcher:
         try:
             self._clear(given.id)
             shims.start(given)
-            if given.persistent:
-                self._save(given)
+            self._save(given.id)
         finally:
             with self._lock:
-                self._starting.discard(given.id)
+                self._starting.pop(given.id, None)
 
     def _start_quietly(self, given: Spec) -> None:
         try:
@@ -166,14 +186,16 @@ class Launcher:
         elif known.status.state is State.FAILED:
             shims.ask(places.instance_folder(id_), "stop", _STOP_SECONDS, force=True)
 
-    def _save(self, given: Spec) -> None:
-        known = self._instances.get(given.id)
-        try:
-            with self._saving:
-                saved.save(given if known is None else known.spec)
-        except UserdiskError as error:
-            log.error("%s", error)
-        if known is not None:
+    def _save(self, id_: str) -> None:
+        """Remember an instance, if it has not just been stopped."""
+        with self._saving:
+            known = self._instances.get(id_)
+            if known is None or not known.spec.persistent:
+                return
+            try:
+                saved.save(known.spec)
+            except UserdiskError as error:
+                log.error("%s", error)
             self._save_size(known)
 
     def _save_size(self, known: Known) -> None:
@@ -189,17 +211,25 @@ class Launcher:
         Raises `NotFound`, `Refused`, `Busy` (nothing is different then), `UserdiskError`.
         """
         known = self._find(id_, caller, "may_stop", "stop")
+        if not known.status.pid:
+            known = self._begun(id_)
         log.info("%s stops %s%s", caller.name, id_, " by force" if force else "")
-        if not known.alive:
-            remarks = shims.reap(known.spec, known.status)
-        else:
-            seconds = timeout + known.spec.stop_timeout + _STOP_SECONDS
-            answer = _ask(known, "stop", seconds, force=force, timeout=timeout)
-            remarks = [str(each) for each in answer["remarks"]]
         with self._saving:
-            saved.forget(id_)
+            saved.forget(id_)  # first: the stop goes on also when this service is killed
+        try:
+            remarks = self._stop(known, force, timeout)
+        except BaseException:
+            self._save(id_)
+            raise
         self._instances.look()
         return Stopped(remarks)
+
+    def _stop(self, known: Known, force: bool, timeout: float) -> list[str]:
+        if not known.alive:
+            return shims.reap(known.spec, known.status)
+        seconds = timeout + known.spec.stop_timeout + _STOP_SECONDS
+        answer = _ask(known, "stop", seconds, force=force, timeout=timeout)
+        return [str(each) for each in answer["remarks"]]
 
     def mount(self, id_: str, caller: Caller, folder: str) -> Instance:
         """Mount an attached disk, on the folder of its class if none is given.
@@ -232,12 +262,15 @@ class Launcher:
     def instances(self, caller: Caller, class_: str = "", name: str = "") -> list[Instance]:
         """Those that the caller may see; of one class, or of one name."""
         rights = _Rights(caller)
+        with self._lock:
+            begun = dict(self._starting)
+        begun |= {known.spec.id: known for known in self._instances.all()}
         return [
-            as_instance(known)
-            for known in self._instances.all()
-            if (not class_ or known.spec.class_ == class_)
+            as_instance(begun[id_])
+            for id_ in sorted(begun)
+            if rights.may((known := begun[id_]).spec, "may_query")
+            and (not class_ or known.spec.class_ == class_)
             and (not name or known.spec.name == name)
-            and rights.may(known.spec, "may_query")
         ]
 
     def instance(self, id_: str, caller: Caller) -> Instance:
@@ -275,17 +308,27 @@ class Launcher:
         user = find_user(known.spec.user)
         return _serving(known), os.getuid() if user is None else user.uid
 
+    def all_stats(self, caller: Caller) -> dict[str, dict[str, Any]]:
+        """The same of all disks that the caller may see, by ID, but of silent ones."""
+        return {known.spec.id: answer["units"] for known, answer in self._answers(caller)}
+
     def metrics(self, caller: Caller) -> str:
-        """The same of all disks that the caller may see, for Prometheus, but of silent ones."""
-        rights = _Rights(caller)
-        seen = [each for each in self._instances.all() if rights.may(each.spec, "may_query")]
-        with ThreadPoolExecutor(_ASKING, "metrics") as pool:
-            answers = list(pool.map(_stats_or_none, seen))
+        """The same for Prometheus."""
         return render(
             ({"class": known.spec.class_, "instance": known.spec.name}, answer)
-            for known, answer in zip(seen, answers, strict=True)
-            if answer is not None
+            for known, answer in self._answers(caller)
         )
+
+    def _answers(self, caller: Caller) -> list[tuple[Known, dict[str, Any]]]:
+        rights = _Rights(caller)
+        seen = [each for each in self._instances.all() if rights.may(each.spec, "may_query")]
+        with ThreadPoolExecutor(_ASKING, "stats") as pool:
+            answers = pool.map(_stats_or_none, seen)
+            return [
+                (known, answer)
+                for known, answer in zip(seen, answers, strict=True)
+                if answer is not None
+            ]
 
     def by_process(self, pid: int, caller: Caller) -> Instance:
         """The instance that a process belongs to. Raises `NotFound`."""
@@ -350,10 +393,26 @@ class Launcher:
     def _find(self, id_: str, caller: Caller, right: str, what: str) -> Known:
         known = self._instances.get(id_)
         if known is None:
+            with self._lock:
+                known = self._starting.get(id_)
+        if known is None:
             raise NotFound(f"{id_}: there is no such disk (userdisk list)")
         if not _Rights(caller).may(known.spec, right):
             self._refuse(caller, f"{what} {id_}")
         return known
+
+    def _begun(self, id_: str) -> Known:
+        """One that is being started, once its shim says something. Raises `NotFound`."""
+        deadline = time.monotonic() + _BEGIN_SECONDS
+        while time.monotonic() < deadline:
+            with self._lock:
+                starts = id_ in self._starting
+            if (known := self._instances.get(id_)) is not None:
+                return known
+            if not starts:
+                break
+            time.sleep(_LOOK)
+        raise NotFound(f"{id_}: it could not be started")
 
     def _refuse(self, caller: Caller, what: str) -> None:
         log.warning("refused: user %s (process %d) may not %s", caller.name, caller.pid, what)

@@ -91,6 +91,12 @@ class Statistics(Struct):
     units: dict[str, Any]
 
 
+class AllStatistics(Struct):
+    """The units of `Statistics` of each instance that answers, by its ID."""
+
+    instances: dict[str, dict[str, Any]]
+
+
 class Stopped(Struct):
     """It is gone; `remarks` for people."""
 

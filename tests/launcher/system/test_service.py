@@ -383,7 +383,7 @@ def test_the_document_describes_every_route(service: Service) -> None:
         "/v1/service", "/v1/classes", "/v1/instances", "/v1/instances/{id}",
         "/v1/instances/{id}/mount", "/v1/instances/{id}/unmount",
         "/v1/instances/{id}/log", "/v1/instances/{id}/stats", "/v1/instances/{id}/trace",
-        "/v1/events", "/metrics",
+        "/v1/events", "/v1/stats", "/metrics",
     }  # fmt: skip
     text = json.dumps(document)
     for name in document["components"]["schemas"]:
@@ -398,6 +398,10 @@ def test_statistics_of_one_and_of_all(service: Service) -> None:
     service.cli("stgtest", uri, "50", "R", "*", "8")
     (unit,) = client.get(instance_path("ram.one", "/stats"))["units"].values()
     assert unit["operations"]["read"]["count"] >= 50 and unit["size"] == 1 << 20
+    together = client.get("/v1/stats")["instances"]
+    assert sorted(together) == ["ram.one", "ram.two"]
+    (again,) = together["ram.one"].values()
+    assert again["operations"]["read"]["count"] >= 50 and again["size"] == 1 << 20
     page = "\n".join(client.lines("/metrics"))
     for name in ("one", "two"):
         assert f'class="ram",instance="{name}"' in page
@@ -406,6 +410,7 @@ def test_statistics_of_one_and_of_all(service: Service) -> None:
     service.stable.until(lambda: client.get(instance_path("ram.two"))["state"] == "failed")
     with pytest.raises(Failed, match="does not"):
         client.get(instance_path("ram.two", "/stats"))
+    assert list(client.get("/v1/stats")["instances"]) == ["ram.one"]
     assert 'instance="two"' not in "\n".join(client.lines("/metrics"))
     for name in ("one", "two"):
         service.cli("stop", "ram", name)
