@@ -179,3 +179,30 @@ def test_two_disks_with_one_identity(image: Path) -> None:
 def test_different_things_have_different_places() -> None:
     places = [identity.named("a.py:Disk"), identity.named("b.py:Disk"), identity.device("/dev/x")]
     assert len({place.write for place in places}) == 3
+
+
+def test_names_that_are_not_utf8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has a state of its own; that of a plain name is where it has always been."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    namespace = uuid.UUID("6b7a4b0e-6a0c-4f55-9b0e-5d1f6c9e2a11")
+    files = set()
+    for name in (
+        "/a/disk.py:Disk",
+        "/a/d\udce4sk.py:Disk",
+        "/a/d\N{LATIN SMALL LETTER I WITH DIAERESIS}sk",
+    ):
+        place = identity.named(name)
+        files.update(place.write)
+        if name.isascii():
+            assert uuid.uuid5(namespace, name).hex in place.write[0]
+        unit = RamUnit(size=_MIB)
+        assert identity.identify(unit, place).path == place.write[0]
+        monkeypatch.setattr(identity, "_put", lambda *_: False)
+        assert identity.identify(RamUnit(size=_MIB), place).guid == unit.guid, "it is kept"
+        monkeypatch.undo()
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert len(files) == 3
+    # As another locale reads the same bytes.
+    text = "d\N{LATIN SMALL LETTER I WITH DIAERESIS}sk"
+    bytes_ = text.encode().decode("ascii", "surrogateescape")
+    assert identity.named(text).write[0][-37:] == identity.named(bytes_).write[0][-37:]

@@ -13,6 +13,7 @@ error: a disk never changes its identity unasked.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -147,7 +148,7 @@ def _kept(place: Place) -> Identity:
             return found
     first = Identity(uuid.uuid4())
     if not _put(first, place.write):
-        first.guid = uuid.uuid5(_NAMESPACE, place.key)
+        first.guid = _derived(place.key)
         first.note = "its identity derives from its path: its state cannot be written anywhere"
     return first
 
@@ -231,7 +232,13 @@ def _only_in_state_folder(key: str) -> Place:
 def _in_state_folder(key: str) -> str:
     """`disk.img-5a0c...json`: readable, and different for different keys."""
     readable = re.sub(r"[^A-Za-z0-9._-]+", "_", os.path.basename(key))[:64]
-    return os.path.join(_state_folder(), f"{readable}-{uuid.uuid5(_NAMESPACE, key).hex}.json")
+    return os.path.join(_state_folder(), f"{readable}-{_derived(key).hex}.json")
+
+
+def _derived(key: str) -> uuid.UUID:
+    """`uuid5`, also of names of files that are not UTF-8, and the same in every locale."""
+    data = _NAMESPACE.bytes + key.encode("utf-8", "surrogateescape")
+    return uuid.UUID(bytes=hashlib.sha1(data, usedforsecurity=False).digest()[:16], version=5)
 
 
 def _state_folder() -> str:

@@ -38,7 +38,8 @@ class NbdOffer(NamedTuple):
         scheme = "nbds" if self.tls else "nbd"
         if isinstance(self.address, tuple):
             return f"{scheme}://{portal_text(*self.address)}/{name}"
-        return f"{scheme}+unix:///{name}?socket={quote(os.path.abspath(self.address), safe='/')}"
+        path = quote(os.fsencode(os.path.abspath(self.address)), safe="/")
+        return f"{scheme}+unix:///{name}?socket={path}"
 
 
 def parse_address(text: str) -> tuple[str, int] | Path:

@@ -118,7 +118,7 @@ def encode_reply(option: int, reply: OptionReply, data: bytes = b"") -> bytes:
 def encode_export(export: Export) -> bytes:
     """The data of a SERVER reply."""
     name = export.name.encode()
-    return _LENGTH.pack(len(name)) + name + export.description.encode()
+    return _LENGTH.pack(len(name)) + name + export.description.encode(errors="replace")
 
 
 def encode_context(identifier: int) -> bytes:
@@ -138,7 +138,9 @@ def encode_infos(export: Export, flags: TransmissionFlag, items: frozenset[int])
     if Info.NAME in items:
         infos.append(wire.INFO_TEXT.pack(Info.NAME) + export.name.encode())
     if Info.DESCRIPTION in items and export.description:
-        infos.append(wire.INFO_TEXT.pack(Info.DESCRIPTION) + export.description.encode())
+        infos.append(
+            wire.INFO_TEXT.pack(Info.DESCRIPTION) + export.description.encode(errors="replace")
+        )
     return infos
 
 
