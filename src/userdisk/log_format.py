@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
@@ -18,8 +19,23 @@ _OURS: Final = os.path.join(os.path.dirname(os.path.abspath(__file__)), "")
 _Nothing = tuple[None, None, None]
 
 
+_SECRET: Final = re.compile(r"(//[^/@\s:%]*)[:%][^/@\s]*@")
+
+
+def masked(text: str) -> str:
+    """Without the password of a URL: none belongs there, but people write it, and say it no more.
+
+    `iscsi://user%password@host/...` as of libiscsi, and `nbd://user:password@host/...`.
+    """
+    return _SECRET.sub(r"\1:...@", text)
+
+
 class _Formatter(logging.Formatter):
-    """Tracebacks begin where a user's code does, if they get there."""
+    """Tracebacks begin where a user's code does, if they get there. Passwords are left out."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See `logging.Formatter`."""
+        return masked(super().format(record))
 
     def formatException(  # noqa: N802 - its name there
         self, ei: tuple[type[BaseException], BaseException, TracebackType | None] | _Nothing
@@ -41,10 +57,10 @@ class JsonLines(_Formatter):
             "time": when.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": masked(record.getMessage()),
         }
         if record.exc_info:
-            fields["exception"] = self.formatException(record.exc_info)
+            fields["exception"] = masked(self.formatException(record.exc_info))
         return json.dumps(fields)
 
 

@@ -12,7 +12,7 @@ from typing import Final
 
 import click
 
-from userdisk.log_format import TERMINAL, Wanted, configured
+from userdisk.log_format import TERMINAL, Wanted, configured, masked
 
 _LEVELS: Final = (logging.WARNING, logging.INFO, logging.DEBUG)
 _KEY: Final = "userdisk.logs"
@@ -55,7 +55,7 @@ def as_json() -> bool:
 def tell(text: str, level: int = logging.INFO) -> None:
     """Tell people something on standard error, beside the results; JSON if that was asked for."""
     if not as_json():
-        click.echo(text, err=True)
+        click.echo(masked(text), err=True)
         return
     logger = logging.getLogger("userdisk")
     message = " ".join(text.split())

@@ -60,7 +60,9 @@ def _as_json() -> bool:
 
 
 def _fail(message: str, status: int) -> int:
-    line = " ".join(message.split())
+    from userdisk.log_format import masked
+
+    line = masked(" ".join(message.split()))
     if _as_json():
         logging.getLogger("userdisk").error("%s", line)
     else:
