@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -44,7 +45,7 @@ _ASK_SECONDS: Final = 2.0
 _ASKING: Final = 16  # disks at the same time
 _NEW: Final = Status()
 _GRACE: Final = 5.0  # seconds that a shim may take until it says something
-_ENDING: Final = (State.STOPPING, State.FAILED, State.ENDED)
+_ENDING: Final = (State.STOPPING, State.ENDED)
 
 
 class NotFound(UsageError):
@@ -98,7 +99,7 @@ class Launcher:
             log.error("%s", problem)
         ids = {each.id for each in found}
         for one in self._instances.all():  # a service was killed before it could remember these
-            if one.spec.id not in ids and one.alive and one.status.state not in _ENDING:
+            if one.spec.id not in ids and one.alive:
                 self._save(one.spec.id)
         missing = [each for each in found if self._instances.get(each.id) is None]
         if missing:
@@ -108,8 +109,12 @@ class Launcher:
     def _orphans(self) -> list[tuple[Spec, Status]]:
         """What killed shims have left. One that has said nothing may be about to."""
         found = shims.orphans()
-        if all(status.pid for _, status in found) or self._closing.wait(_GRACE):
-            return [(known, status) for known, status in found if status.pid]
+        if all(status.pid for _, status in found) and not shims.unfinished():
+            return found
+        if self._closing.wait(_GRACE):
+            return []
+        for folder in shims.unfinished():
+            shutil.rmtree(folder, ignore_errors=True)
         return shims.orphans()
 
     def _restore(self, given: Spec) -> None:
@@ -190,7 +195,7 @@ class Launcher:
         """Remember an instance, if it has not just been stopped."""
         with self._saving:
             known = self._instances.get(id_)
-            if known is None or not known.spec.persistent:
+            if known is None or not known.spec.persistent or known.status.state in _ENDING:
                 return
             try:
                 saved.save(known.spec)
@@ -442,6 +447,8 @@ def _ask(known: Known, verb: str, seconds: float, /, **fields: object) -> dict[s
     except UserdiskError as error:
         if "busy" in str(error) or "in use" in str(error):
             raise Busy(str(error)) from None
+        if "stopped already" in str(error):
+            raise shims.Exists(f"{id_}: {error}") from None
         raise
 
 

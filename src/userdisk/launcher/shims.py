@@ -102,6 +102,15 @@ def orphans() -> list[tuple[Spec, Status]]:
     return [(known, status) for known, status, alive in _all() if not alive]
 
 
+def unfinished() -> list[Path]:
+    """Folders of instances that nobody began: who made them was killed."""
+    try:
+        folders = sorted(places.instances_folder().iterdir())
+    except FileNotFoundError:
+        return []
+    return [each for each in folders if not (each / spec.SPEC).exists()]
+
+
 def reap(known: Spec, status: Status) -> list[str]:
     """Take away what the shim of an orphan has left; returns remarks. Blocks for some seconds.
 
