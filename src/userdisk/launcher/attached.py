@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import threading
 import time
 from collections.abc import Iterator
@@ -43,6 +44,8 @@ class Attached:
         self._record: Record | None = None  # while the attaching process runs
         self._made: Path | None = None  # the folder it is mounted on, if it was not there
         self._done = threading.Event()
+        self._mountpoints: tuple[str, ...] = ()
+        self._looking = threading.Lock()  # of who looks at them
         self._turn = threading.Lock()  # of who mounts, unmounts or ejects
         self._abandoned = False
         self.missing = spec.attach.wanted  #: something that was asked for is not there
@@ -96,6 +99,7 @@ class Attached:
         threading.Thread(
             target=self._watch, args=(record.pid, record.start_time), daemon=True
         ).start()
+        threading.Thread(target=self._watch_mounts, args=(record,), daemon=True).start()
         filesystem.add_partitions(attached.device)
         if wanted.mount:
             self._mount(record, Path(wanted.mount))
@@ -115,7 +119,6 @@ class Attached:
             filesystem.check_tools(self._spec.attach.format or None)
             nodes = release.with_partitions(Path(record.device))
             if there := [each.folder for each in mounts.mounts_of(nodes)]:
-                self._note(missing=False, mountpoints=tuple(there))
                 raise UserdiskError(f"it is mounted already, on {', '.join(there)}")
             self._mount(record, Path(folder))
 
@@ -129,16 +132,13 @@ class Attached:
             from userdisk.attach import mounts, release
 
             device = Path(record.device)
-            nodes = release.with_partitions(device)
-            mounted = bool(mounts.mounts_of(nodes))
+            if not mounts.mounts_of(release.with_partitions(device)):
+                raise UsageError("it is not mounted")
             try:
                 remarks = release.unmount([device], force=force)
                 self._remove_folder()
             finally:
-                left = tuple(each.folder for each in mounts.mounts_of(nodes))
-                self._note(missing=self.missing, mountpoints=left)
-            if not mounted:
-                raise UsageError("it is not mounted")
+                self._note_mounts(record)
             return remarks
 
     def follow(self) -> None:
@@ -191,7 +191,8 @@ class Attached:
             os.chown(place, wanted.owner, -1)
         was_missing, self.missing = self.missing, False
         mended = {"last_error": ""} if was_missing else {}
-        self._note(missing=False, mountpoints=(str(place),), **mended)
+        self._note(missing=False, **mended)
+        self._note_mounts(record)
 
     def _watch(self, pid: int, started: int) -> None:
         """See the attaching process end."""
@@ -209,6 +210,25 @@ class Attached:
             attach_pid=0,
             **({} if self._abandoned else {"last_error": "the attaching process has ended"}),
         )
+
+    def _watch_mounts(self, record: Record) -> None:
+        """See what others mount and unmount (proc(5): mountinfo says so to poll)."""
+        with open("/proc/self/mountinfo", "rb") as table:
+            news = select.poll()
+            news.register(table, select.POLLPRI)
+            while self._record is record:
+                news.poll()
+                self._note_mounts(record)
+
+    def _note_mounts(self, record: Record) -> None:
+        from userdisk.attach import mounts, release
+
+        with self._looking:
+            found = mounts.mounts_of(release.with_partitions(Path(record.device)))
+            folders = tuple(each.folder for each in found)
+            if self._record is record and folders != self._mountpoints:
+                self._mountpoints = folders
+                self._note(missing=self.missing, mountpoints=folders)
 
     def eject(self, *, force: bool, timeout: float) -> list[str]:
         """Unmount, flush and detach; returns remarks.

@@ -98,10 +98,11 @@ def test_what_somebody_else_has_unmounted_or_mounted(stable: Stable) -> None:
     other.mkdir()
     status = stable.start(stable.spec(str(formatted(stable)), attach=attached(mount=str(place))))
     subprocess.run(["umount", str(place)], check=True, timeout=60)
+    assert stable.wait(lambda now: now.mountpoints == ()).state is State.RUNNING
     subprocess.run(["mount", status.device, str(other)], check=True, timeout=60)
+    stable.wait(lambda now: now.mountpoints == (str(other),))
     with pytest.raises(UserdiskError, match=f"it is mounted already, on {other}"):
         ask("mount", folder=str(place))
-    assert stable.status().mountpoints == (str(other),)
     ask("unmount")
     assert not other.is_mount() and stable.status().mountpoints == ()
     stable.stop()
