@@ -44,6 +44,7 @@ def test_export_names() -> None:
 def test_uris() -> None:
     assert NbdOffer("a b/c", ("::1", 1)).uri == "nbd://[::1]:1/a%20b%2Fc"
     assert NbdOffer("a", Path("/run/a b"), tls=True).uri == "nbds+unix:///a?socket=/run/a%20b"
+    assert NbdOffer("a", Path("/run/\udce4")).uri == "nbd+unix:///a?socket=/run/%E4"
     assert "-N a " in nbd_text(NbdOffer("a", ("h", 1), tls=True))
 
 
