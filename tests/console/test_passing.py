@@ -192,6 +192,27 @@ def test_statistics_of_those_that_answer(service: Service, console: Console) -> 
         assert browser.ask("DELETE", f"/api/v1/instances/{id_}").status == 200
 
 
+def test_a_launcher_that_hangs_keeps_nobody(service: Service, console: Console) -> None:
+    browser = console.browser()
+    assert service.process is not None
+    os.kill(service.process.pid, signal.SIGSTOP)
+    try:
+        hanging = [
+            browser.send("GET", "/api/v1/instances"),
+            browser.send("DELETE", "/api/v1/instances/ram.one?timeout=86400"),
+            browser.send("POST", "/api/v1/instances", {"class": "ram", "name": "x"}),
+            browser.send("GET", "/api/v1/events"),
+        ]
+        assert browser.ask("GET", "/session").status == 200
+        assert browser.ask("GET", "/").status == 200
+        assert console.stop() == 0
+        for each in hanging:
+            each.close()
+    finally:
+        os.kill(service.process.pid, signal.SIGCONT)
+    assert console.log.read_text() == ""
+
+
 # -- as a child of the service -------------------------------------------------------------------
 
 

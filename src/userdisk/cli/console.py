@@ -38,7 +38,8 @@ def _console(listen: str, allow_remote: bool, as_json: bool, until_eof: bool) ->
             click.echo(json.dumps({"url": url}))
             return
         click.echo(f"{'your console runs already, at' if again else 'console at'} {url}")
-        tell("(the link is good once, for ten minutes; userdisk console prints another)")
+        minutes = "five" if again else "ten"
+        tell(f"(the link is good once, for {minutes} minutes; userdisk console prints another)")
 
     names = _names(host) if remote else ()
     shown = f"[{shown}]" if ":" in shown else shown

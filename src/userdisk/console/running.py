@@ -109,7 +109,6 @@ async def _serve(
             written = url
 
     console = Console(own, Upstream(places.api_sockets), pages(), renew)
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # what strangers send is no news
     config = uvicorn.Config(
         console.app,
         http=ConsoleProtocol,
@@ -130,6 +129,9 @@ async def _serve(
         said(written, False)
 
     server = _Server(config, console, ready)
+    uvicorn_log = logging.getLogger("uvicorn.error")
+    uvicorn_log.setLevel(logging.ERROR)  # what strangers send is no news,
+    uvicorn_log.addFilter(lambda record: not server.should_exit)  # nor what the end cuts off
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again when it has ended
         signal.signal(number, lambda number, frame: None)
     tasks = [asyncio.create_task(_renewing(renew))]

@@ -1,7 +1,7 @@
 """One-time tokens for the login, and the tries that wrong ones cost (pure but for comparing).
 
-A token is good for one login, within ten minutes. There is always one that is at most half as old,
-so whoever is handed it has time. Not thread-safe: for an event loop.
+A token is good for one login, within ten minutes. There is always one that is younger than half of
+that, so whoever is handed it has time. Not thread-safe: for an event loop.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 LIFE: Final = 600.0  #: seconds that a token is good for
-_FRESH: Final = LIFE / 2  #: the age up to which it is handed out
+_FRESH: Final = 270.0  #: the age up to which it is handed out
 _TRIES: Final = 10  #: wrong tokens in a row, for each who tries
 _TRY_SECONDS: Final = 6.0  #: after which one more is allowed
 _WHO: Final = 256  #: so many are told apart
