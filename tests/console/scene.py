@@ -29,7 +29,8 @@ class Load:
     writes: float = 0.3
     swing: float = 0.5
     period: float = 30.0
-    extent: int = 1 << 13  #: blocks at the beginning that it uses
+    first: int = 0  #: block from which on it uses `extent` blocks
+    extent: int = 1 << 13
 
 
 def url_of(instance: Mapping[str, Any]) -> str:
@@ -69,7 +70,7 @@ def _run(url: str, load: Load, ended: threading.Event) -> None:
             swing = load.swing * math.sin((time.monotonic() - began) / load.period * 2 * math.pi)
             due = max(due + 1 / (load.rate * (1 + swing)), time.monotonic() - 1)
             ended.wait(max(due - time.monotonic(), 0))
-            lba = chance.randrange(max(load.extent - load.blocks, 1))
+            lba = load.first + chance.randrange(max(load.extent - load.blocks, 1))
             draw = chance.random()
             with contextlib.suppress(ScsiError):
                 if draw < load.writes:

@@ -8,7 +8,7 @@ import { bytes, count, duration, micros, throughput } from "./format.js";
 export const farewell = (instance) => (instance.device ? "Eject" : "Stop");
 
 /** How often its process was started again, as the end of a sentence. */
-export const restarted = ({ restarts }) => (restarts ? `, restarted ${restarts}×` : "");
+export const restarted = ({ restarts: n }) => (n ? `, ${n} ${n === 1 ? "restart" : "restarts"}` : "");
 
 /** Where its device is. */
 export function place(instance) {
