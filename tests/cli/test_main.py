@@ -71,3 +71,10 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
         capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert done.stderr == ""
+
+
+def test_ctrl_c_while_it_starts_is_one_line(tmp_path: Path) -> None:
+    """Importing takes a while where the machine is slow; here it sends the signal itself."""
+    (tmp_path / "click.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    done = userdisk("serve", "ram:1M", environment={"PYTHONPATH": str(tmp_path)})
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "userdisk: interrupted\n")

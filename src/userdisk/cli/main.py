@@ -6,7 +6,6 @@ standard error; a traceback means a bug in userdisk.
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -16,6 +15,13 @@ from userdisk.errors import UsageError, UserdiskError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status; `arguments` default to `sys.argv[1:]`."""
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:  # before click looks after it, or after that
+        return _fail("interrupted", 130)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         import click
 
@@ -39,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"{_lower_first(error.format_message())} (see {path} --help)", 2)
     except click.ClickException as error:
         return _fail(error.format_message(), error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
+    except click.Abort:
         return _fail("interrupted", 130)
     except UsageError as error:
         return _fail(str(error), 2)
@@ -64,6 +70,8 @@ def _fail(message: str, status: int) -> int:
 
     line = masked(" ".join(message.split()))
     if _as_json():
+        import logging
+
         logging.getLogger("userdisk").error("%s", line)
     else:
         print(f"userdisk: {line}", file=sys.stderr)
