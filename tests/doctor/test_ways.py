@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -149,3 +150,14 @@ def test_windows(tmp_path: Path) -> None:
     fake.answers["sc query MSiSCSI"] = (0, "  STATE   : 4  RUNNING\n")
     best = diagnose(fake.machine()).best
     assert best is not None and best.way.name == "windows"
+
+
+@pytest.mark.parametrize(
+    ("number", "good", "says"),
+    [(0, True, "any number"), (1024, True, "1024"), (1023, False, "1023")],
+)
+def test_open_files(tmp_path: Path, number: int, good: bool, says: str) -> None:
+    machine = replace(Fake(tmp_path).machine(), open_files=number)
+    finding = CHECKS["open-files"].probe(machine)
+    assert finding.good is good and says in finding.says
+    assert (finding.fix == "") is good
