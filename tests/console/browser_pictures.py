@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from tests.console.browser import Chromium, Page, chromium_in
+from tests.console.browser_png import smaller
 from tests.console.scene import Load, under_load
 from tests.console.serving import Console, console_in
 from tests.launcher.system.service import Service, service_in
@@ -65,10 +66,10 @@ def main(folder: Path, seconds: float) -> None:
         for theme in ("light", "dark"):
             page.prefers(prefers_color_scheme=theme)
             page.js("new Promise((done) => setTimeout(done, 400))")
-            page.picture(folder / f"console-{theme}.png")
-        page.size(360, 800, 2)
-        page.picture(folder / "console-narrow.png")
-        print(page.troubles)
+            path = folder / f"console-{theme}.png"
+            page.picture(path)
+            path.write_bytes(smaller(path.read_bytes()))
+        assert page.troubles == []
 
 
 def open_page(chromium: Chromium, console: Console) -> Page:
