@@ -32,6 +32,7 @@ ENDURANCE = int(os.environ.get("LAUNCHER_ENDURANCE", "15"))
 PAUSE = 5.0 if "LAUNCHER_ENDURANCE" in os.environ else 1.5
 
 
+@pytest.mark.timeout(ENDURANCE + 120)
 @requires("fio", "mkfs.ext4")
 def test_a_file_system_goes_on_while_the_unit_is_killed(stable: Stable) -> None:
     needs_devices()
