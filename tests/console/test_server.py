@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from hypothesis import strategies as st
 pytest.importorskip("uvicorn")
 
 from tests.console.serving import PROGRAM, Browser, Console, console_in, token_of, until
+from tests.launcher.system.test_service import as_nobody
 
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
@@ -63,8 +65,11 @@ def _raw(console: Console, request: bytes) -> bytes:
         sock.sendall(request)
         sock.shutdown(socket.SHUT_WR)
         answer = b""
-        while part := sock.recv(65536):
-            answer += part
+        with contextlib.suppress(
+            ConnectionResetError
+        ):  # it does not read what comes after a mistake
+            while part := sock.recv(65536):
+                answer += part
         return answer
 
 
@@ -89,13 +94,19 @@ def test_headers_are_on_everything(shared: Console) -> None:
     ]
     statuses = [200, 404, 421, 401, 405, 403, 413, 405, 200, 502, 502, 404, 404, 405, 204]
     assert [got.status for got in answers] == statuses
-    large = stranger.ask("GET", "/", headers={"X": "y" * 40000})
-    assert large.status in (400, 431), "as a whole, or in pieces"
-    for got in [*answers, large]:
+    for got in answers:
         assert {name: got.headers[name] for name in HEADERS} == HEADERS
         assert len(got.headers.get_all("Content-Security-Policy")) == 1
         assert got.headers["Server"] is None
     assert answers[0].headers["Content-Type"] == "text/html; charset=utf-8"
+
+
+def test_heads_are_bounded(shared: Console) -> None:
+    stranger = Browser(shared.port)
+    assert stranger.ask("GET", "/", headers={"X": "y" * 30000}).status == 200
+    for size in (33000, 400000):
+        with contextlib.suppress(ConnectionError):  # closed before all of it has come
+            assert stranger.ask("GET", "/", headers={"X": "y" * size}).status in (400, 431)
 
 
 def test_what_is_no_http_has_them_too(shared: Console) -> None:
@@ -201,36 +212,17 @@ def test_wrong_tokens_are_counted(own: Console) -> None:
     assert right == 403 or time.monotonic() - began >= 6, "not even the right one is looked at"
     if os.getuid() != 0:
         return
-    program = (
-        "import http.client, sys\n"
-        f"connection = http.client.HTTPConnection('127.0.0.1', {own.port})\n"
-        f"connection.request('POST', '/login', sys.stdin.read(),"
-        f" {{'Origin': 'http://127.0.0.1:{own.port}'}})\n"
-        "print(connection.getresponse().status)\n"
-    )
-    done = subprocess.run(
-        ["/usr/bin/python3", "-c", program], input=json.dumps({"token": own.token}), text=True,
-        capture_output=True, check=True, user=65534, timeout=60,
-    )  # fmt: skip
-    assert done.stdout == "204\n", "another user is not locked out"
+    token = own.token
+    logged_in = as_nobody(lambda: [str(browser.ask("POST", "/login", {"token": token}).status)])
+    assert logged_in == ["204"], "another user is not locked out"
 
 
 def test_a_cookie_of_another_user_is_none(shared: Console) -> None:
     if os.getuid() != 0:
         pytest.skip("not root: cannot be another user")
     browser = shared.browser()
-    program = (
-        "import http.client, sys\n"
-        f"connection = http.client.HTTPConnection('127.0.0.1', {shared.port})\n"
-        "connection.request('GET', '/session', headers={'Cookie': sys.stdin.read()})\n"
-        "print(connection.getresponse().status)\n"
-    )
-    for user, status in ((0, 200), (65534, 401)):
-        done = subprocess.run(
-            ["/usr/bin/python3", "-c", program], input=browser.cookie, text=True,
-            capture_output=True, check=True, user=user, timeout=60,
-        )  # fmt: skip
-        assert done.stdout == f"{status}\n"
+    assert browser.ask("GET", "/session").status == 200
+    assert as_nobody(lambda: [str(browser.ask("GET", "/session").status)]) == ["401"]
 
 
 def test_who_is_silent_delays_nobody_and_is_closed(own: Console) -> None:
@@ -254,11 +246,9 @@ def test_who_is_silent_delays_nobody_and_is_closed(own: Console) -> None:
         begun.sendall(f"GET /x HTTP/1.1\r\nHost: 127.0.0.1:{own.port}\r\n\r\nGET /".encode())
         for sock in silent:
             sock.settimeout(60)
-            try:
+            with contextlib.suppress(ConnectionResetError):
                 while sock.recv(65536):
                     pass
-            except ConnectionResetError:
-                pass
     finally:
         for sock in silent:
             sock.close()
