@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -40,7 +41,7 @@ from userdisk.target.logical_unit import LogicalUnit
 from userdisk.target.target import Target
 from userdisk.usage_watch import UsageWatch
 
-if TYPE_CHECKING:  # loaded with the first connection that needs it: a start takes half the time
+if TYPE_CHECKING:  # loaded by the first connection that needs it, or by `_load`
     from userdisk.iscsi.chap import Credentials
     from userdisk.iscsi.connection import Connection as IscsiConnection
     from userdisk.iscsi.environment import Environment
@@ -51,6 +52,7 @@ if TYPE_CHECKING:  # loaded with the first connection that needs it: a start tak
 log = logging.getLogger("userdisk")
 
 DEFAULT_PORT = 3260
+_LOAD_SECONDS = 1.0
 MAX_TAG = 65535  #: of a portal group; 0 is no relative target port identifier (SPC-5 4.3.4)
 
 
@@ -137,6 +139,7 @@ class Server:
         )
         self._budget, self._buffers = budget, buffers
         self._first = threading.Lock()
+        self._loading: threading.Timer | None = None
         self._iscsi: Environment | None = None
         self._portals = Portals()
         self._units = units
@@ -178,6 +181,10 @@ class Server:
                     address, self._nbd_connection, context, self._inherited.get(address)
                 )
                 self.nbd_addresses.append(bound)
+            if self._listen and "userdisk.iscsi.connection" not in sys.modules:
+                self._loading = threading.Timer(_LOAD_SECONDS, _load)
+                self._loading.daemon = True
+                self._loading.start()
             return self._bound
         except BaseException:
             self.stop()
@@ -188,6 +195,8 @@ class Server:
 
         Raises the first failure to flush or close, after everything was closed.
         """
+        if self._loading is not None:
+            self._loading.cancel()
         self.waits_for = "clients to leave"
         self._portals.stop()
         self._watch.stop()
@@ -349,6 +358,16 @@ class Server:
 
         target = self._targets.get(name.lower())
         return None if target is None else Found(target.name.lower(), target.alias, tag)
+
+
+def _load() -> None:
+    """Load what iSCSI needs, soon after a start that it would have delayed.
+
+    Not later: another version of userdisk may have been installed by then.
+    """
+    import userdisk.iscsi.connection
+    import userdisk.iscsi.login
+    import userdisk.iscsi.session  # noqa: F401
 
 
 _C = TypeVar("_C", bound=Connection)
