@@ -1,8 +1,8 @@
 """The shim of one instance: holds its sockets, keeps its processes running, says how it is.
 
-Theory of operation. The unit's process is started before most of this program is loaded, so that
-both load at the same time, and the attaching process as soon as it can ask here. The main thread has the unit's process (and the program, if the class has one):
+Theory of operation. The main thread has the unit's process (and the program, if the class has one):
 it starts them, waits for their end or for a stop, and starts them again as the policy says. The
+first start comes before most of this program is loaded, so that both load at the same time. The
 listening sockets are made here and inherited, so that whoever connects meanwhile waits in their
 queue. A thread attaches and mounts once, while the unit is still being opened; the attaching
 process outlives the unit's. Verbs (verbs.py) run on threads of the control socket.
