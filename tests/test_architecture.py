@@ -153,6 +153,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "initiator_client",
         "spd",
         "spd_client",
+        "whole_file",
     },
     "doctor": {"errors", "attach"},
     "control": {"errors", "short_path"},

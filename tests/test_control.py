@@ -28,10 +28,14 @@ def misuse(request: Mapping[str, object]) -> control.Answer:
     raise UsageError("not so")
 
 
+def fail(request: Mapping[str, object]) -> control.Answer:
+    raise KeyError("a bug")
+
+
 @pytest.fixture
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("USERDISK_RUN", str(tmp_path / ("long" * 30)))
-    server = control.Control({"echo": echo, "refuse": refuse, "misuse": misuse})
+    server = control.Control({"echo": echo, "refuse": refuse, "misuse": misuse, "fail": fail})
     try:
         (found,) = control.processes()
         yield found
@@ -57,8 +61,14 @@ def test_verbs_and_errors(path: Path) -> None:
         control.ask(path, {"verb": "refuse"}, 10)
     with pytest.raises(UsageError, match="not so"):
         control.ask(path, {"verb": "misuse"}, 10)
-    with pytest.raises(UsageError, match="one of echo, refuse, misuse"):
+    with pytest.raises(UsageError, match="one of echo, refuse, misuse, fail"):
         control.ask(path, {"verb": "reboot"}, 10)
+
+
+def test_a_bug_in_a_verb_is_told_and_logged(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(UserdiskError, match="KeyError: 'a bug'"):
+        control.ask(path, {"verb": "fail"}, 10)
+    assert "control: fail failed" in caplog.text and "Traceback" in caplog.text
 
 
 def test_only_its_user_may_ask(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

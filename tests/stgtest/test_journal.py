@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
@@ -100,6 +101,30 @@ def test_heads_that_make_no_sense(head: Head, tmp_path: Path) -> None:
 def test_a_journal_is_never_overwritten(written: Path) -> None:
     with pytest.raises(UsageError, match="exists already; name a new file"):
         Writer(str(written), HEAD)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("no/run", "cannot be made: No such file"), ("a\0b", "cannot be made: embed")]
+)
+def test_a_journal_that_cannot_be_made(tmp_path: Path, name: str, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        Writer(str(tmp_path / name), HEAD)
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_what_is_durable_is_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durable: bool
+) -> None:
+    synced: list[str] = []
+    for name in ("fsync", "fdatasync"):
+        monkeypatch.setattr(os, name, lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
+    writer = Writer(str(tmp_path / "run"), HEAD, durable=durable)
+    assert (str(tmp_path) in synced) is durable, "its name"
+    assert (str(tmp_path / "run") in synced) is durable
+    synced.clear()
+    writer.add(STEPS[:1])
+    assert (synced == [str(tmp_path / "run")]) is durable
+    writer.close()
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:

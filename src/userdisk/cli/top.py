@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 import click
 
 from userdisk.cli.names import size_text
+from userdisk.cli.seconds import Seconds
 
 _HELP = """Show what the disks of this user's processes do: the busiest first, until Ctrl-C.
 
@@ -156,7 +157,7 @@ commands = [
             click.Argument(["units"], metavar="[UNIT]...", nargs=-1),
             click.Option(
                 ["--interval"],
-                type=click.FloatRange(min=0.1),
+                type=Seconds(0.1, 86400),
                 default=1.0,
                 metavar="SECONDS",
                 help="Between two looks; 1 by default.",

@@ -12,6 +12,7 @@ from typing import Any, Final
 import click
 
 from userdisk.cli.logs import tell
+from userdisk.cli.seconds import Seconds
 from userdisk.errors import UsageError, UserdiskError
 
 _HELP = """Show the commands that a disk gets, in words, as they end; Ctrl-C stops.
@@ -139,7 +140,7 @@ commands = [
             ),
             click.Option(
                 ["--seconds"],
-                type=click.FloatRange(min=0, min_open=True),
+                type=Seconds(0, 1e7, min_open=True),
                 metavar="N",
                 help="End after so many seconds.",
             ),

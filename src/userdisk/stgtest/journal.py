@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from userdisk import whole_file
 from userdisk.errors import UsageError
 
 _MAGIC: Final = b"stgtest\x01"
@@ -83,11 +84,7 @@ class Writer:
         body = _HEAD.pack(head.nonce, head.block_count, head.block_length, zeroes)
         self._write(_MAGIC + _framed(body))
         if durable:
-            folder = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            whole_file.sync_folder(os.path.dirname(os.path.abspath(path)))
 
     def add(self, steps: Iterable[Step]) -> None:
         """Append steps, all with one system call."""
