@@ -23,10 +23,11 @@ from starlette.routing import Route as StarletteRoute
 
 from userdisk.errors import UsageError, UserdiskError
 from userdisk.launcher import log_file, shims, tracing
+from userdisk.launcher.asking import Busy, NotFound
 from userdisk.launcher.openapi import JSON, Parameter, Route, document
 from userdisk.launcher.peer import caller_of
 from userdisk.launcher.rights import Caller, Refused
-from userdisk.launcher.service import MAX_LINES, Busy, Launcher, NotFound
+from userdisk.launcher.service import MAX_LINES, Launcher
 from userdisk.launcher.tracing import TooMany
 from userdisk.launcher.types import (
     AllStatistics,

@@ -18,11 +18,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from userdisk import control
-from userdisk.errors import UsageError, UserdiskError
-from userdisk.launcher import classes, log_file, mounting, places, saved, shims
+from userdisk.errors import UserdiskError
+from userdisk.launcher import asking, classes, log_file, mounting, places, saved, shims
+from userdisk.launcher.asking import NotFound
 from userdisk.launcher.confinement import find_user
 from userdisk.launcher.discovery import Discovery
+from userdisk.launcher.grants import Grants
 from userdisk.launcher.instances import Instances, Known, as_instance
 from userdisk.launcher.rights import Caller, Refused, user_name
 from userdisk.launcher.spec import Spec, State, Status
@@ -41,19 +42,9 @@ _MOUNT_SECONDS: Final = 600.0  # a journal may be long
 _BEGIN_SECONDS: Final = 30.0  # until a shim runs
 _LOOK: Final = 0.02
 _MOST_STARTING: Final = 64  # disks of one user
-_ASK_SECONDS: Final = 2.0
-_ASKING: Final = 16  # disks at the same time
 _NEW: Final = Status()
 _GRACE: Final = 5.0  # seconds that a shim may take until it says something
 _ENDING: Final = (State.STOPPING, State.ENDED)
-
-
-class NotFound(UsageError):
-    """There is no such instance, or the caller may not know of it."""
-
-
-class Busy(UserdiskError):
-    """Something uses the disk."""
 
 
 class Launcher:
@@ -233,7 +224,7 @@ class Launcher:
         if not known.alive:
             return shims.reap(known.spec, known.status)
         seconds = timeout + known.spec.stop_timeout + _STOP_SECONDS
-        answer = _ask(known, "stop", seconds, force=force, timeout=timeout)
+        answer = asking.ask(known, "stop", seconds, force=force, timeout=timeout)
         return [str(each) for each in answer["remarks"]]
 
     def mount(self, id_: str, caller: Caller, folder: str) -> Instance:
@@ -251,7 +242,7 @@ class Launcher:
             where = ", ".join(known.status.mountpoints)
             raise shims.Exists(f"{id_}: it is mounted already, on {where}")
         log.info("%s mounts %s on %s", caller.name, id_, wanted)
-        _ask(known, "mount", _MOUNT_SECONDS, folder=wanted)
+        asking.ask(known, "mount", _MOUNT_SECONDS, folder=wanted)
         return self._instance(id_)
 
     def unmount(self, id_: str, caller: Caller, *, force: bool) -> Instance:
@@ -261,19 +252,19 @@ class Launcher:
         """
         known = self._find(id_, caller, "may_stop", "unmount")
         log.info("%s unmounts %s%s", caller.name, id_, " by force" if force else "")
-        _ask(known, "unmount", _MOUNT_SECONDS, force=force)
+        asking.ask(known, "unmount", _MOUNT_SECONDS, force=force)
         return self._instance(id_)
 
     def instances(self, caller: Caller, class_: str = "", name: str = "") -> list[Instance]:
         """Those that the caller may see; of one class, or of one name."""
-        rights = _Rights(caller)
+        grants = Grants(caller)
         with self._lock:
             begun = dict(self._starting)
         begun |= {known.spec.id: known for known in self._instances.all()}
         return [
             as_instance(begun[id_])
             for id_ in sorted(begun)
-            if rights.may((known := begun[id_]).spec, "may_query")
+            if grants.may((known := begun[id_]).spec, "may_query")
             and (not class_ or known.spec.class_ == class_)
             and (not name or known.spec.name == name)
         ]
@@ -302,7 +293,7 @@ class Launcher:
 
         Raises `NotFound`, and `UserdiskError` if its process does not answer.
         """
-        return Statistics(_stats(self._find(id_, caller, "may_query", "see"))["units"])
+        return Statistics(asking.stats(self._find(id_, caller, "may_query", "see"))["units"])
 
     def traced(self, id_: str, caller: Caller) -> tuple[Path, int]:
         """Where its unit's process answers, and the user that it runs as.
@@ -311,7 +302,7 @@ class Launcher:
         """
         known = self._find(id_, caller, "may_query", "see")
         user = find_user(known.spec.user)
-        return _serving(known), os.getuid() if user is None else user.uid
+        return asking.serving(known), os.getuid() if user is None else user.uid
 
     def all_stats(self, caller: Caller) -> dict[str, dict[str, Any]]:
         """The same of all disks that the caller may see, by ID, but of silent ones."""
@@ -325,15 +316,9 @@ class Launcher:
         )
 
     def _answers(self, caller: Caller) -> list[tuple[Known, dict[str, Any]]]:
-        rights = _Rights(caller)
-        seen = [each for each in self._instances.all() if rights.may(each.spec, "may_query")]
-        with ThreadPoolExecutor(_ASKING, "stats") as pool:
-            answers = pool.map(_stats_or_none, seen)
-            return [
-                (known, answer)
-                for known, answer in zip(seen, answers, strict=True)
-                if answer is not None
-            ]
+        grants = Grants(caller)
+        seen = [each for each in self._instances.all() if grants.may(each.spec, "may_query")]
+        return asking.all_stats(seen)
 
     def by_process(self, pid: int, caller: Caller) -> Instance:
         """The instance that a process belongs to. Raises `NotFound`."""
@@ -383,9 +368,7 @@ class Launcher:
     def may_see(self, event: Event, caller: Caller) -> bool:
         """Whether an event is for this caller."""
         given = event.instance
-        return event.instance.user == caller.name or _Rights(caller).among(
-            given.class_, "may_query"
-        )
+        return event.instance.user == caller.name or Grants(caller).among(given.class_, "may_query")
 
     # --------------------------------------------------------------------------------------------
 
@@ -402,7 +385,7 @@ class Launcher:
                 known = self._starting.get(id_)
         if known is None:
             raise NotFound(f"{id_}: there is no such disk (userdisk list)")
-        if not _Rights(caller).may(known.spec, right):
+        if not Grants(caller).may(known.spec, right):
             self._refuse(caller, f"{what} {id_}")
         return known
 
@@ -431,68 +414,3 @@ class Launcher:
             self._sizes[id_] = size
             self._save_size(known)
         self._tell(Event("gone" if gone else "state", as_instance(known)))
-
-
-def _ask(known: Known, verb: str, seconds: float, /, **fields: object) -> dict[str, Any]:
-    """Ask a shim. Raises `NotFound`, `Busy`, `UserdiskError`, as it does."""
-    id_ = known.spec.id
-    if not known.alive:
-        raise UserdiskError(f"{id_}: the process that kept it was killed; it can only be stopped")
-    try:
-        return shims.ask(places.instance_folder(id_), verb, seconds, **fields)
-    except FileNotFoundError:
-        raise NotFound(f"{id_}: it has just gone") from None
-    except OSError as error:
-        raise UserdiskError(f"{id_}: it does not answer: {error}") from None
-    except UserdiskError as error:
-        if "busy" in str(error) or "in use" in str(error):
-            raise Busy(str(error)) from None
-        if "stopped already" in str(error):
-            raise shims.Exists(f"{id_}: {error}") from None
-        raise
-
-
-def _stats(known: Known) -> dict[str, Any]:
-    """Raises `UserdiskError`."""
-    try:
-        return control.ask(_serving(known), {"verb": "stats"}, _ASK_SECONDS)
-    except OSError as error:
-        raise UserdiskError(f"{known.spec.id}: it does not answer: {error}") from None
-
-
-def _serving(known: Known) -> Path:
-    """The control socket of its unit's process. Raises `UserdiskError` if there is none."""
-    if not known.alive or not known.status.control:
-        raise UserdiskError(f"{known.spec.id}: it does not serve now")
-    return Path(known.status.control)
-
-
-def _stats_or_none(known: Known) -> dict[str, Any] | None:
-    try:
-        return _stats(known)
-    except UserdiskError:
-        return None
-
-
-class _Rights:
-    """What a caller may; each class is read once."""
-
-    def __init__(self, caller: Caller) -> None:
-        self._caller = caller
-        self._classes: dict[str, classes.DiskClass | None] = {}
-
-    def may(self, given: Spec, right: str) -> bool:
-        """Who has started an instance may stop and see it."""
-        return given.started_by == self._caller.uid or self.among(given.class_, right)
-
-    def among(self, name: str, right: str) -> bool:
-        """Whether the class gives the caller the right; one that cannot be read gives none."""
-        if self._caller.rules:
-            return True
-        if name not in self._classes:
-            try:
-                self._classes[name] = classes.load(name)
-            except UserdiskError:
-                self._classes[name] = None
-        class_: Any = self._classes[name]
-        return class_ is not None and self._caller.among(getattr(class_, right))
