@@ -75,9 +75,9 @@ def userdisk(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         ("serve units.py:whole", "units.py:whole: units.py: has no class whole; it has Whole,"),
         ("serve units.py:Sizeless", "units.py:Sizeless: Sizeless: has no block_count, the number"),
         ("serve ram", "ram: needs a size, as in ram:1G"),
-        ("serve ram:64", "ram:64: size: 64 bytes are not a multiple of the block length, 512;"
+        ("serve ram:64", "ram:64: size: 64 bytes are not a multiple of block_length 512;"
                          " did you mean 64M?"),
-        ("serve ram:1000", "1000 bytes are not a multiple of the block length, 512\n"),
+        ("serve ram:1000", "1000 bytes are not a multiple of block_length 512\n"),
         ("serve ram:1M --size", "option '--size' requires an argument (see userdisk serve --help)"),
         ("serv ram:1M", "no such command 'serv'. Did you mean 'serve'? (see userdisk --help)"),
         ("scsi-tool", "no such command 'scsi-tool'. Did you mean 'scsitool'? (see"),

@@ -38,7 +38,7 @@ def parse_size(text: str) -> int:
 def misfit(size: int, length: int) -> str:
     """Why a size that is no number of whole blocks cannot be; a small one has lost its unit."""
     hint = f"; did you mean {size}M?" if 0 < size < length else ""
-    return f"{size} bytes are not a multiple of the block length, {length}{hint}"
+    return f"{size} bytes are not a multiple of block_length {length}{hint}"
 
 
 def format_size(size: int) -> str:
