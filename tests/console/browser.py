@@ -85,13 +85,12 @@ class Page:
 
     def text(self, selector: str) -> str:
         """What the element shows; empty if there is none."""
-        found: str = self.js(f"document.querySelector({json.dumps(selector)})?.innerText ?? ''")
+        found: str = self.js(_shown(selector))
         return found
 
     def until_text(self, selector: str, wanted: str) -> None:
         """Wait until the element shows this, among other things."""
-        element = f"document.querySelector({json.dumps(selector)})"
-        self.until(f"({element}?.innerText ?? '').includes({json.dumps(wanted)})")
+        self.until(f"{_shown(selector)}.includes({json.dumps(wanted)})")
 
     def click(self, selector: str) -> None:
         self.until(f"document.querySelector({json.dumps(selector)})?.checkVisibility()")
@@ -133,6 +132,14 @@ class Page:
     def picture(self, path: Path) -> None:
         done = self.call("Page.captureScreenshot", format="png")
         path.write_bytes(base64.b64decode(done["data"]))
+
+
+def _shown(selector: str) -> str:
+    """The expression for an element's text; none is what cannot be seen."""
+    return (
+        f"((e) => (e?.checkVisibility() ? e.innerText : ''))"
+        f"(document.querySelector({json.dumps(selector)}))"
+    )
 
 
 _FOCUSED = """(() => {

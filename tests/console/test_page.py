@@ -505,6 +505,19 @@ def test_a_narrow_window(page: Page, service: Service) -> None:
     assert page.js(_TOO_WIDE) == [False]
 
 
+@pytest.mark.parametrize("width", [768, 1121, 1281, 1920])
+def test_every_column_has_room(page: Page, width: int) -> None:
+    disk("a name of usual length")
+    page.size(width, 800)
+    page.until_text("#disks", "usual")
+    page.until_text(f"{row('a name of usual length')} .iops", "0")
+    cut = """[...document.querySelectorAll(".disks tbody tr > *, .disks .value, .disks .name")]
+        .filter((e) => e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).display != "inline")
+        .map((e) => [e.className, e.innerText, e.scrollWidth, e.clientWidth])"""
+    assert page.js(cut) == []
+    assert page.js(_TOO_WIDE) == [False]
+
+
 def test_nothing_moves_for_those_who_want_it_still(page: Page) -> None:
     moving = "document.getElementById('start-dialog').getAnimations().length"
     for prefers, least in (("no-preference", 1), ("reduce", 0)):

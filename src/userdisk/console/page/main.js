@@ -201,7 +201,7 @@ function fine() {
 
 function troubled(error) {
   if (error.status === 401) {
-    loggedOut("Your session has ended.");
+    if (!byId("console").hidden) loggedOut("Your session has ended.");
     return;
   }
   if (!(error instanceof api.Problem)) throw error;
@@ -265,6 +265,7 @@ themeButton(byId("theme"));
 byId("start").addEventListener("click", () => starting.show());
 byId("logout").addEventListener("click", async () => {
   try {
+    events?.end(); // its end would be one more sign of a session that has ended
     await api.logout();
     loggedOut("You have logged out.");
   } catch (error) {
