@@ -13,6 +13,7 @@ import click
 
 from userdisk.cli.names import size_text
 from userdisk.cli.seconds import Seconds
+from userdisk.errors import UserdiskError
 
 _HELP = """Show what the disks of this user's processes do: the busiest first, until Ctrl-C.
 
@@ -66,6 +67,9 @@ class Rates(NamedTuple):
 def top(units: Sequence[str], interval: float, count: int | None, as_json: bool) -> int:
     """See `_HELP`."""
     before, began = _look(units), time.monotonic()
+    for name in units:
+        if name not in (unit for _, unit in before):
+            raise UserdiskError(f"{name}: no process of this user serves it; see userdisk list")
     shown = 0
     while count is None or shown < count:
         time.sleep(interval)

@@ -190,6 +190,9 @@ def test_top_and_metrics(environment: dict[str, str]) -> None:
         with urllib.request.urlopen(line.split()[2], timeout=_LIMIT) as answer:
             page = answer.read().decode()
         assert 'protocol="iscsi",operation="write"' in page
+        unserved = _userdisk(environment, "top", "ram", "nothing", "--count", "1")
+        assert unserved.communicate(timeout=_LIMIT)[1].startswith("userdisk: nothing: no process")
+        assert unserved.returncode == 1
         missing = _userdisk(environment, "trace", "nothing")
         assert missing.communicate(timeout=_LIMIT)[1].startswith("userdisk: nothing: no running")
         assert missing.returncode == 1
