@@ -1,6 +1,6 @@
 """Real devices for tests: the command, a state folder of its own, a check that nothing stays."""
 
-from __future__ import contextlib
+from __future__ import annotations
 
 import json
 import os
