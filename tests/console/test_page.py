@@ -292,8 +292,7 @@ def test_start_and_stop_by_keys(page: Page, service: Service) -> None:
     page.until("document.getElementById('start-dialog').open")
     page.until_text("#start-dialog .problem", "broken")
     page.press("Escape")
-    page.until("!document.getElementById('start-dialog').open")
-    assert focused(page) == "Start a disk"
+    page.until("document.activeElement.innerText === 'Start a disk'")
     page.press(" ")
     page.until("document.getElementById('start-dialog').open")
     assert page.js("document.getElementById('start-class').value") == "ram"
@@ -309,7 +308,7 @@ def test_start_and_stop_by_keys(page: Page, service: Service) -> None:
     page.press("Enter")
     page.until("!document.getElementById('start-dialog').open")
     page.until_text("#messages", "by keys is running")
-    assert focused(page) == "Start a disk"
+    page.until("document.activeElement.innerText === 'Start a disk'")
     page.until_text(row("by keys"), "2 MiB")
 
     page.tab_to("by keys")
@@ -318,19 +317,19 @@ def test_start_and_stop_by_keys(page: Page, service: Service) -> None:
     assert focused(page) == "by keys"  # the title of the details
     page.press("Escape")
     page.until("document.getElementById('detail').hidden")
-    assert page.js("document.activeElement.className") == "name"
+    page.until("document.activeElement.className === 'name'")
     page.tab_to("Stop by keys")
     page.press("Enter")
     page.until_text("#stop-dialog", "Stop by keys?")
     page.press("Escape")
     page.until("!document.getElementById('stop-dialog').open")
-    assert page.js("document.activeElement.getAttribute('aria-label')") == "Stop by keys"
+    page.until("document.activeElement.getAttribute('aria-label') === 'Stop by keys'")
     page.press("Enter")
     page.until_text("#stop-dialog", "Stop by keys?")
     page.press("Enter")
     page.until_text("#messages", "by keys is stopped")
     page.until_text("#nothing", "No disks yet")
-    assert focused(page) == "Start a disk"
+    page.until("document.activeElement.innerText === 'Start a disk'")
     assert Client().get("/v1/instances") == {"instances": []}
     expect(page, "status of 422")
 
@@ -380,7 +379,7 @@ def test_mount_eject_and_who_holds_it(page: Page, service: Service) -> None:
     page.until_text("#messages", f"work is mounted on {place}")
     page.until_text(row("work"), f"on {place}")
     assert place.is_mount()
-    assert page.js("document.activeElement.innerText") == "Unmount"
+    page.until("document.activeElement.innerText === 'Unmount'")
 
     with _holding(place) as holder:
         page.tab_to("Eject work")
@@ -389,11 +388,13 @@ def test_mount_eject_and_who_holds_it(page: Page, service: Service) -> None:
         page.press("Enter")
         page.until_text("#stop-busy", "It is in use")
         page.until_text("#stop-busy", str(holder))
+        page.until("document.activeElement.innerText === 'Try again'")
         assert place.is_mount()
         page.tab_to("Cancel")
         page.press("Enter")
-        page.until("!document.getElementById('stop-dialog').open")
+        page.until("document.activeElement.innerText === 'Eject'")
         page.press("Enter")
+        page.until("document.activeElement.type === 'submit'")
         page.press("Enter")
         page.until_text("#stop-busy", str(holder))
         page.tab_to("Eject by force")

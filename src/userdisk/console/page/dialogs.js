@@ -56,12 +56,15 @@ class Dialog {
   busy(now) {
     for (const each of this.form.querySelectorAll("button:not(.cancel)")) each.disabled = now;
     this.form.setAttribute("aria-busy", String(now));
+    const lost = this.dialog.open && !this.dialog.contains(document.activeElement);
+    if (lost && !now) this.submit.focus(); // a button that is disabled loses it
   }
 
   #returnFocus() {
-    const opener = this.opener;
-    if (opener?.isConnected && !opener.hidden) opener.focus();
-    else if (!document.activeElement || document.activeElement === document.body) byId("start").focus();
+    this.opener?.focus();
+    const held = document.activeElement; // not the opener, if that has gone or is disabled
+    const lost = !held || held === document.body || this.dialog.contains(held);
+    if (lost) byId("start").focus();
   }
 }
 
