@@ -150,8 +150,13 @@ def test_an_inherited_socket_goes_on_listening(unix: bool, tmp_path: Path) -> No
             held.bind(str(path))
             held.listen()
         address: tuple[str, int] | str = held.getsockname()
-        first = listen(("", 0), socket.socket(fileno=os.dup(held.fileno())))
-        assert first.address == (path if unix else address)
+        other_name = (
+            tmp_path / "linked" / path.name
+        )  # it need not be bound by the one it is known by
+        asked = other_name if unix else ("", 0)
+        first = listen(asked, socket.socket(fileno=os.dup(held.fileno())))
+        assert first.address == (other_name if unix else address)
+        assert first.where == (f"unix:{other_name}" if unix else f"127.0.0.1:{address[1]}")
         with socket.socket(held.family) as client:
             client.connect(address)
             taken, _ = first.socket.accept()
@@ -161,7 +166,7 @@ def test_an_inherited_socket_goes_on_listening(unix: bool, tmp_path: Path) -> No
             first.socket.accept()
         with socket.socket(held.family) as waits:
             waits.connect(address)  # while nobody accepts
-            second = listen(("", 0), socket.socket(fileno=os.dup(held.fileno())))
+            second = listen(asked, socket.socket(fileno=os.dup(held.fileno())))
             taken, _ = second.socket.accept()
             taken.sendall(b"x")
             assert waits.recv(1) == b"x"

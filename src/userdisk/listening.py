@@ -62,7 +62,7 @@ def listen(address: Address, inherited: socket.socket | None = None) -> Listens:
     `inherited`: one that listens there already, for another process as well.
     """
     if inherited is not None:
-        return Inherited(inherited)
+        return Inherited(inherited, address)
     if not isinstance(address, tuple) and is_named_pipe(address):
         return NamedPipeListener(str(address))
     return Listener(address)
@@ -102,7 +102,7 @@ class Listener:
 class Inherited:
     """A socket that listens already, and goes on listening when this process has ended."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, address: Address) -> None:
         self.socket = self  # `accept` is all that is asked of it
         self._sock = sock
         self._sock.setblocking(False)  # holds for who has it, too, who only keeps it
@@ -110,9 +110,11 @@ class Inherited:
         self._poll = select.poll()
         for each in (self._sock, self._closed):
             self._poll.register(each, select.POLLIN)
-        bound = sock.getsockname()
-        self.address: Address = bound[:2] if isinstance(bound, tuple) else Path(os.fsdecode(bound))
-        self.where = _text(*self.address) if isinstance(self.address, tuple) else f"unix:{bound}"
+        self.address = address  # a Unix socket may have been bound by another name
+        if isinstance(address, tuple):
+            bound: tuple[str, int] = sock.getsockname()[:2]
+            self.address = bound
+        self.where = _text(*bound) if isinstance(address, tuple) else f"unix:{address}"
 
     def accept(self) -> tuple[socket.socket, Any]:
         """Wait for a client: its socket and address. Raises OSError, also after `close`."""

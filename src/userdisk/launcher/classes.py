@@ -217,9 +217,31 @@ def load(name: str) -> DiskClass:
         found = msgspec.toml.decode(content, type=DiskClass)
         found.check()
     except (msgspec.DecodeError, UsageError, UnicodeDecodeError, RecursionError) as error:
-        said = str(error).replace(" - at `$.", " at `").replace("\n", " ")
-        raise UserdiskError(f"class {name}: {path}: {said}") from None
+        raise UserdiskError(f"class {name}: {path}: {_in_words(str(error))}") from None
     return found
+
+
+_TABLES: Final = {
+    "options": OptionTable,
+    "limits": LimitTable,
+    "restart": RestartTable,
+    "attach": AttachTable,
+}
+
+
+def _in_words(said: str) -> str:
+    """What msgspec says of a file, for who wrote it."""
+    said = said.replace(" - at `$.", " at `").replace("\n", " ")
+    unknown = re.fullmatch(r"Object contains unknown field `([^`]*)`( at `([^`]*)`)?", said)
+    if unknown is None:
+        return said
+    key, _, table = unknown.groups()
+    places = [f"[{each}]" for each, kind in _TABLES.items() if key in kind.__struct_encode_fields__]
+    if key in DiskClass.__struct_encode_fields__:
+        places.append("the top of the file")
+    where = f" in [{table}]" if table else ""
+    hint = f"; it belongs to {' or '.join(places)}" if places else ""
+    return f"there is no key {key}{where}{hint}"
 
 
 def _files() -> Iterator[Path]:
