@@ -44,16 +44,20 @@ def ask(known: Known, verb: str, seconds: float, /, **fields: object) -> dict[st
 
 
 def stats(known: Known) -> dict[str, Any]:
-    """What it has done. Blocks for 2 seconds at most; raises `UserdiskError`."""
+    """What it has done. Blocks for 2 seconds at most; raises `UserdiskError`.
+
+    The path is the word of a process that may be another user's, so it must answer itself there.
+    """
     try:
-        return control.ask(serving(known), {"verb": "stats"}, _SECONDS)
+        path, process = serving(known), known.status.unit_pid
+        return control.ask(path, {"verb": "stats"}, _SECONDS, process=process)
     except OSError as error:
         raise UserdiskError(f"{known.spec.id}: it does not answer: {error}") from None
 
 
 def serving(known: Known) -> Path:
     """The control socket of its unit's process. Raises `UserdiskError` if there is none."""
-    if not known.alive or not known.status.control:
+    if not known.alive or not known.status.control or not known.status.unit_pid:
         raise UserdiskError(f"{known.spec.id}: it does not serve now")
     return Path(known.status.control)
 
