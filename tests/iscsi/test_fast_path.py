@@ -382,6 +382,32 @@ def test_with_two_sessions_nothing_live_is_sent(fast: bool) -> None:
     close(target)
 
 
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("why", ["", "others have it open", "threads write", "data digest"])
+def test_live_memory_is_only_sent_where_nobody_can_change_it(why: str, again: bool) -> None:
+    """Also in the batches after the first, which begin with what that one has learned."""
+    unit = LiveRamUnit()
+    if why == "threads write":
+        unit.inline = Inline.READ
+    target = target_of(unit)
+    link = Link(environment_of(target), data_digest=why == "data digest")
+    link.login().ready()
+    connection = link.end.connection
+    if again:
+        link.command(_cdb(0x28, 0, 8), read_length=4096)
+        assert connection.recent is not None and connection.recent.lane is not None
+    target.units[0].gate.shared = why == "others have it open"
+    link.session.command(_cdb(0x28, 0, 8), read_length=4096)
+    request = b"".join(bytes(part) for part in link.session.take_output())
+    connection.buffer()[: len(request)] = request
+    connection.received(len(request))
+    live = [each for each in connection.out.buffers if type(each) is memoryview]
+    assert [len(each) for each in live] == ([] if why else [4096])
+    link.session.received(link.end.settle())
+    link.end.disconnect()
+    close(target)
+
+
 def test_a_batch_over_two_units_lets_go_of_both() -> None:
     units = [InlineRamUnit(block_count=BLOCKS) for _ in range(2)]
     link = Recorded(*units, fast=True)
