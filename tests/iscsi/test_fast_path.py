@@ -420,6 +420,28 @@ def test_a_batch_over_two_units_lets_go_of_both() -> None:
     link.close()
 
 
+def test_nothing_is_kept_of_a_unit_that_was_left() -> None:
+    """Whoever waits for another unit has let go of the first, which may be different by then."""
+    units = [InlineRamUnit(block_count=BLOCKS) for _ in range(2)]
+    units[1].inline = Inline.READ  # so that nobody waits for it here
+    link = Recorded(*units, fast=True)
+    gate = link.target.units[1].gate
+    assert gate.enter()
+    for lun in range(2):
+        link.session.command(_cdb(0x28, 0, 1), lun=lun, read_length=512)
+    request = b"".join(bytes(part) for part in link.session.take_output())
+    connection = link.end.connection
+    connection.buffer()[: len(request)] = request
+    connection.received(len(request))
+    assert units[0].calls["read"] == 1 and not units[1].calls["read"]
+    assert connection.paths[0].lane is None
+    gate.leave()
+    link.end.inbox.put(link.end.inbox.get(timeout=10))  # the second unit has read
+    link.session.received(link.end.settle())
+    assert not link.session.tasks
+    link.close()
+
+
 def test_reads_and_writes_whose_cdbs_differ_in_length_are_fast() -> None:
     link = Recorded(InlineRamUnit(block_count=BLOCKS), fast=True)
     counters = link.end.connection.counters
