@@ -16,6 +16,7 @@ from tests.kit.link import Link, close, environment_of, target_of
 from tests.kit.units import ConcurrentRamUnit, InlineRamUnit, LiveRamUnit, RamUnit
 from userdisk import errors
 from userdisk.iscsi.initiator import Task
+from userdisk.iscsi.outgoing import OUTPUT_BYTES
 from userdisk.unit import Buffer, Inline
 
 BLOCKS = 256
@@ -437,6 +438,45 @@ def test_nothing_is_kept_of_a_unit_that_was_left() -> None:
     assert connection.paths[0].lane is None
     gate.leave()
     link.end.inbox.put(link.end.inbox.get(timeout=10))  # the second unit has read
+    link.session.received(link.end.settle())
+    assert not link.session.tasks
+    link.close()
+
+
+def test_what_came_before_a_failure_is_counted_once() -> None:
+    unit = InlineRamUnit(block_count=BLOCKS)
+    link = Recorded(unit, fast=True)
+
+    def fault(name: str, lba: int, blocks: int) -> None:
+        if lba == 9:
+            raise errors.MediumError(lba=9)
+
+    unit.fault = fault
+    counters = link.end.connection.counters[link.target.units[0].gate]
+    for lba in (1, 2, 9, 3):
+        link.session.command(_cdb(0x2A, lba, 1), data_out=bytes(512))
+        link.session.command(_cdb(0x28, lba, 1), read_length=512)
+    link.pump()
+    assert (counters.reads, counters.read_bytes) == (3, 3 * 512)
+    assert (counters.writes, counters.written_bytes) == (3, 3 * 512)
+    link.close()
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_batch_of_output_ends_where_it_should(again: bool) -> None:
+    """Also with what a batch before has learned."""
+    unit = LiveRamUnit(block_count=BLOCKS)
+    link = Recorded(unit, fast=True)
+    if again:
+        link.command(_cdb(0x28, 0, 128), read_length=65536)
+    for _ in range(40):
+        link.session.command(_cdb(0x28, 0, 128), read_length=65536)
+    request = b"".join(bytes(part) for part in link.session.take_output())
+    connection = link.end.connection
+    connection.buffer()[: len(request)] = request
+    connection.received(len(request))
+    held = sum(map(len, connection.out.buffers))
+    assert OUTPUT_BYTES <= held <= OUTPUT_BYTES + 2 * 65536
     link.session.received(link.end.settle())
     assert not link.session.tasks
     link.close()

@@ -158,13 +158,13 @@ class Engine:
             asked = [rest.pop() for rest in rests]
         for letter, lba, blocks in asked:
             number += 1
-            fua = through and letter in "RW"
             if spare:
                 op = take()
-                op.letter, op.number, op.lba, op.blocks = letter, number, lba, blocks
-                op.fua, op.refusals, op.entry, op.data_out = fua, 0, None, b""
+                op.number, op.lba, op.blocks, op.refusals, op.entry = number, lba, blocks, 0, None
+                if op.letter != letter:
+                    op.letter, op.fua, op.data_out = letter, through and letter in "RW", b""
             else:
-                op = kind(letter, number, lba, blocks, fua=fua)
+                op = kind(letter, number, lba, blocks, fua=through and letter in "RW")
             op.began = now
             if letter == "R":
                 if known:
@@ -212,7 +212,7 @@ class Engine:
         wrong: str | None = None
         letter, began = "", 0.0
         times = blocks = 0
-        length, spare = self._length, self._spare
+        length, keep = self._length, self._spare.append
         for op in ended:
             if op.letter != letter or op.began != began:  # most have those of the one before
                 self._count(letter, blocks, now - began, times)
@@ -223,10 +223,10 @@ class Engine:
             if op.rest:
                 self._begun.append(op.rest)
             if op.error is None:
-                spare.append(op)
-            if letter == "R":
-                if op.entry is None and op.error is None and len(op.data) == op.blocks * length:
+                keep(op)
+                if op.entry is None and letter == "R" and len(op.data) == op.blocks * length:
                     continue  # nothing is known of these blocks
+            if letter == "R":
                 problem = self._check(op)
             elif op.entry is not None:
                 self.model.written(op.entry, failed=op.error is not None)
