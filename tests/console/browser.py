@@ -59,6 +59,12 @@ class Page:
         self.call("Page.navigate", url=url)
         self.until("document.readyState === 'complete' && location.href !== 'about:blank'")
 
+    def reload(self) -> None:
+        """Load it afresh; the page that was there is gone then."""
+        self.js("void (window.before = true)")
+        self.call("Page.reload")
+        self.until("!window.before && document.readyState === 'complete'")
+
     def js(self, expression: str) -> Any:
         """The value of an expression; promises are waited for."""
         done = self.call(

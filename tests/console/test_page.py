@@ -120,7 +120,7 @@ def test_a_link_logs_in_once(chromium: Chromium, console: Console) -> None:
     assert first.js("location.href") == link.partition("#")[0]  # and no token
     assert first.js("history.length") <= 2
     assert token_of(link) not in first.js("document.documentElement.outerHTML")
-    first.js("location.reload()")
+    first.reload()
     first.until_text("#service", "version")
     assert first.troubles == []
 
@@ -140,7 +140,7 @@ def test_log_out(page: Page) -> None:
     page.until_text("#disks", "work")
     page.click("#logout")
     page.until_text("#login", "You have logged out")
-    page.js("location.reload()")
+    page.reload()
     page.until_text("#login", "userdisk console")
     assert page.js("fetch('/api/v1/instances').then((r) => r.status)") == 401
     expect(page, "status of 401")
@@ -428,7 +428,7 @@ def test_light_and_dark(page: Page) -> None:
     assert light != dark
     page.click("#theme")
     assert (page.text("#theme"), page.js(_BACK)) == ("Theme: light", light)
-    page.js("location.reload()")
+    page.reload()
     page.until_text("#link", "live")
     assert (page.text("#theme"), page.js(_BACK)) == ("Theme: light", light)
     page.prefers(prefers_color_scheme="light")
