@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import logging
@@ -17,7 +16,7 @@ from urllib.parse import quote
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
@@ -28,14 +27,13 @@ from userdisk.console.pages import Page
 from userdisk.console.sessions import Session, Sessions
 from userdisk.console.tokens import Tokens, Tries
 from userdisk.console.upstream import Absent, Answer, Broken, Upstream, finished
+from userdisk.launcher import bodies
 from userdisk.launcher.api import ROUTES
 from userdisk.launcher.openapi import Route as LauncherRoute
 from userdisk.launcher.rights import user_name
 
 log = logging.getLogger("userdisk")
 
-_MAX_BODY: Final = 64 << 10
-_BODY_SECONDS: Final = 10.0
 _SECRET: Final = 32  # bytes
 _STREAMS: Final = 16
 _GET_SECONDS: Final = 60.0
@@ -109,7 +107,7 @@ class Console:
     async def _login(self, request: Request) -> Response:
         who = request.state.who
         try:
-            token = json.loads(await _body(request))["token"]
+            token = json.loads(await bodies.read(request))["token"]
         except (ValueError, RecursionError, TypeError, KeyError):
             token = None
         if not isinstance(token, str):
@@ -163,7 +161,7 @@ class Console:
             )
             if query := request.scope["query_string"].decode("ascii", "replace"):
                 target = f"{target}?{query}"
-            body = await _body(request) if route.takes is not None else None
+            body = await bodies.read(request) if route.takes is not None else None
             seconds = _patience(route, request.query_params)
             stream = _is_stream(route, request.query_params)
             if stream and len(self._streams) >= _STREAMS:
@@ -222,22 +220,6 @@ def _patience(route: LauncherRoute, query: Mapping[str, str]) -> float:
         if 0 <= asked <= most:
             return _CHANGE_SECONDS + asked
     return _CHANGE_SECONDS
-
-
-async def _body(request: Request) -> bytes:
-    """The body, bounded in size and time. Raises `HTTPException`."""
-    body = b""
-    try:
-        async with asyncio.timeout(_BODY_SECONDS):
-            async for part in request.stream():
-                body += part
-                if len(body) > _MAX_BODY:
-                    raise HTTPException(413, f"the body is longer than {_MAX_BODY >> 10} KiB")
-    except TimeoutError:
-        raise HTTPException(408, f"the body did not come within {_BODY_SECONDS:g} s") from None
-    except ClientDisconnect:
-        raise HTTPException(400, "the body ended too early") from None
-    return body
 
 
 def _problem(status: int, error: str, headers: Mapping[str, str] | None = None) -> Response:

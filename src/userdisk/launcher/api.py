@@ -16,13 +16,13 @@ from typing import Any, Final, TypeVar
 import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Match
 from starlette.routing import Route as StarletteRoute
 
 from userdisk.errors import UsageError, UserdiskError
-from userdisk.launcher import log_file, shims, tracing
+from userdisk.launcher import bodies, log_file, shims, tracing
 from userdisk.launcher.asking import Busy, NotFound
 from userdisk.launcher.openapi import JSON, Parameter, Route, document
 from userdisk.launcher.peer import caller_of
@@ -47,8 +47,6 @@ from userdisk.telemetry.prometheus import CONTENT_TYPE
 
 log = logging.getLogger("userdisk")
 
-_MAX_BODY: Final = 64 << 10
-_BODY_SECONDS: Final = 10.0
 _THREADS: Final = 32  # for what is quick
 _WAITING: Final = 256  # for what waits for disks: it delays no question
 _QUEUE: Final = 1000  # events that one who listens may be behind
@@ -91,7 +89,7 @@ ROUTES: Sequence[Route] = (
     ),
     Route(
         "POST", "/v1/instances", "start", "Start a disk.", Instance, takes=Start, status=201,
-        fails=(403, 409, 413, 422, 429, 500),
+        fails=(403, 409, 422, 429, 500),
     ),
     Route(
         "GET", "/v1/instances/{id}", "instance", "One disk.", Instance,
@@ -103,11 +101,11 @@ ROUTES: Sequence[Route] = (
     ),
     Route(
         "POST", "/v1/instances/{id}/mount", "mount", "Mount its device.", Instance, takes=Mount,
-        parameters=(_ID,), fails=(403, 404, 409, 413, 422, 500),
+        parameters=(_ID,), fails=(403, 404, 409, 422, 500),
     ),
     Route(
         "POST", "/v1/instances/{id}/unmount", "unmount", "Unmount its device, which stays.",
-        Instance, takes=Unmount, parameters=(_ID,), fails=(403, 404, 409, 413, 422, 500),
+        Instance, takes=Unmount, parameters=(_ID,), fails=(403, 404, 409, 422, 500),
     ),
     Route(
         "GET", "/v1/instances/{id}/log", "log", "What its processes have printed.", "text/plain",
@@ -368,29 +366,13 @@ async def _bug(request: Request, error: Exception) -> Response:
 
 async def _asked(request: Request, kind: type[_T]) -> _T:
     """What the body says. Raises `HTTPException`."""
-    body = await _body(request)
+    body = await bodies.read(request)
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
         raise HTTPException(422, f"the request: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise HTTPException(400, f"the request is not JSON: {error}") from None
-
-
-async def _body(request: Request) -> bytes:
-    """The body, bounded in size and time. Raises `HTTPException`."""
-    body = b""
-    try:
-        async with asyncio.timeout(_BODY_SECONDS):
-            async for part in request.stream():
-                body += part
-                if len(body) > _MAX_BODY:
-                    raise HTTPException(413, f"the body is longer than {_MAX_BODY >> 10} KiB")
-    except TimeoutError:
-        raise HTTPException(400, f"the body did not come within {_BODY_SECONDS:g} s") from None
-    except ClientDisconnect:
-        raise HTTPException(400, "the body ended too early") from None
-    return body
 
 
 def _flag(query: Mapping[str, str], name: str) -> bool:

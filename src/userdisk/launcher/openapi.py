@@ -51,6 +51,7 @@ _MEANING: Final = {
     403: "The caller may not.",
     404: "There is no such thing.",
     405: "Not with this method.",
+    408: "The request came too slowly.",
     409: "It is there already, or in use.",
     413: "The request is too large.",
     422: "The request cannot be done as it is.",
@@ -58,6 +59,7 @@ _MEANING: Final = {
     500: "It was tried and failed.",
 }
 _ALWAYS: Final = (400,)
+_WITH_BODY: Final = (408, 413)
 #: What can be asked of what was made: all that has an ID in its path.
 _LINK: Final = {"parameters": {"id": "$response.body#/id"}}
 
@@ -90,7 +92,7 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
 
 def _operation(route: Route, by_type: dict[Any, Any], links: Sequence[str]) -> dict[str, Any]:
     problem = {"content": {JSON: {"schema": by_type[Problem]}}}
-    fails = {*_ALWAYS, *route.fails}
+    fails = {*_ALWAYS, *route.fails, *(() if route.takes is None else _WITH_BODY)}
     responses = {str(code): {"description": _MEANING[code], **problem} for code in sorted(fails)}
     text = isinstance(route.gives, str)
     media = route.gives if text else JSON
