@@ -213,6 +213,45 @@ def test_a_read_byte_by_byte() -> None:
     assert (bytes(task.data), task.residual, task.data_pdus) == (b"first.end", 1, 2)
 
 
+def test_less_data_than_was_asked_for_and_no_word_of_it() -> None:
+    """The answer alone is a plain one; what came before it is not all."""
+    script = Script()
+    script.log_in()
+    task = script.session.command(b"\x28" + bytes(9), read_length=12)
+    script.data_in(task.itt, b"some of ", last=False)
+    assert not task.done
+    script.response(task.itt)
+    assert (task.done, task.status, bytes(task.data)) == (True, 0, b"some of ")
+    assert not script.session.plain
+
+
+def test_data_that_comes_twice() -> None:
+    """The second time all of it, and with the status, as in a plain answer."""
+    script = Script()
+    script.log_in()
+    task = script.session.command(b"\x28" + bytes(9), read_length=8)
+    script.data_in(task.itt, b"some", last=False)
+    with pytest.raises(InitiatorError, match="Data-In 0 at 0 is out of order"):
+        script.data_in(task.itt, b"all of i", last=True)
+
+
+def test_a_good_response_with_sense_data() -> None:
+    script = Script()
+    script.log_in()
+    tasks = [script.session.command(bytes(6)) for _ in range(2)]
+    headers = [
+        pdu.SCSI_RESPONSE.pack(0x21, 0x80, 0, 0, length, task.itt, 0, number, 1, 9, 0, 0, 0)
+        for number, (task, length) in enumerate(zip(tasks, (6, 0), strict=True), script.stat_sn)
+    ]
+    script.say(headers[0] + b"\0\4good\0\0" + headers[1])
+    assert [(task.done, task.status, task.sense) for task in tasks] == [
+        (True, 0, b"good"),
+        (True, 0, b""),
+    ]
+    assert not script.session.plain
+    assert script.session.exp_stat_sn == script.stat_sn + 2
+
+
 def test_a_write_in_all_three_ways() -> None:
     """Immediate up to the target's segment, unsolicited up to the first burst, then by R2T."""
     script = Script()

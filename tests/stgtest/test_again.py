@@ -37,6 +37,7 @@ class Full:
     """
 
     kind = Op
+    plain = False
     geometry = Geometry(
         BLOCKS, 512, 64, cached=True, fua=True, flushes=True, unmaps=True, zeroes=True,
         read_only=False,

@@ -217,6 +217,7 @@ class Backwards:
     """A port that answers the last of what is under way first; writes share a block's halves."""
 
     kind = Op
+    plain = False
     geometry = Geometry(
         8, 512, 8, cached=True, fua=True, flushes=True, unmaps=True, zeroes=True, read_only=False
     )
@@ -248,3 +249,25 @@ class Backwards:
 
 def test_writes_that_overlap_may_share_a_block() -> None:
     assert engine_of(Backwards(), "WR", 5000, depth=8).run() is None
+
+
+class Short(Backwards):
+    """From the 20th read on one byte is missing, whether anything is known of it or not."""
+
+    reads = 0
+
+    def collect(self) -> list[Op]:
+        ended = super().collect()
+        for op in ended:
+            self.reads += op.letter == "R"
+            if self.reads > 20:
+                op.data = op.data[:-1]
+        return ended
+
+
+@pytest.mark.parametrize("mix", ["R", "WR"])
+@pytest.mark.parametrize("depth", [1, 8])
+def test_a_read_that_is_too_short(mix: str, depth: int) -> None:
+    wrong = engine_of(Short(), mix, 100, depth=depth).run()
+    assert wrong is not None
+    assert re.fullmatch(r"Read\(.*\): condition fail: \d+ bytes came", wrong)

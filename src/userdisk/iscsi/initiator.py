@@ -65,6 +65,7 @@ class InitiatorSession:
         self.tasks: dict[int, Task] = {}  #: sent and not answered
         self.waiting: deque[Task] = deque()  #: commands beyond the target's window
         self.ended: list[Task] = []  #: since the last `advance`
+        self.plain = True  #: the last `advance` had only commands that went well, entirely
         self.stream = PduStream(settings.max_recv_segment)
         self.itt = 0  #: the last task tag
         self.free_until = pdu.RESERVED_TAG  #: those from there to this one are free
@@ -95,6 +96,7 @@ class InitiatorSession:
         """So many bytes have come into `buffer()`; returns the tasks that have ended."""
         stream = self.stream
         stream.advance(size)
+        self.plain = self.logged_in
         while True:
             if self._header is None:
                 if self.logged_in:
@@ -107,6 +109,7 @@ class InitiatorSession:
             if segment is None:
                 break
             header, self._header = self._header, None
+            self.plain = False
             self._dispatch(header, segment)
         stream.settle()
         if self.waiting:

@@ -31,11 +31,11 @@ _READ = 0x01C10000  # SCSI Command; final, read, SIMPLE
 _WRITE = 0x01A10000  # final, write, SIMPLE
 _NO_DATA = 0x01810000  # final, SIMPLE
 
-#: opcode, flags, status and lengths; itt; stat_sn; data_sn and offset
-_ANSWER = struct.Struct(">Q8xI4xI8xQ4x").unpack_from
+#: opcode, flags and status; lengths; itt; stat_sn; data_sn and offset
+_ANSWER = struct.Struct(">II8xI4xI8xQ4x").unpack_from
 _NUMBERS = struct.Struct(">II").unpack_from  # exp_cmd_sn, max_cmd_sn
-_DATA_IN_GOOD = 0x25810000_00000000  # Data-In, final, with status GOOD, no residual
-_RESPONSE_GOOD = 0x21800000_00000000  # SCSI Response, GOOD, no residual, no data
+_DATA_IN_GOOD = 0x25810000  # Data-In, final, with status GOOD, no residual
+_RESPONSE_GOOD = 0x21800000  # SCSI Response, GOOD, no residual
 
 
 def lun_field(lun: int) -> int:
@@ -51,17 +51,15 @@ def commands(session: InitiatorSession, batch: Sequence[Task]) -> None:
     if len(batch) > room:
         session.waiting.extend(batch[room:])
         batch = batch[:room]
-    stream, tasks = session.stream, session.tasks
-    itt, cmd_sn = session.itt, session.cmd_sn
-    if stream.header_digest or stream.data_digest or cmd_sn + len(batch) > _MASK:
-        immediate = -1  # none is plain
-    elif itt + len(batch) >= session.free_until and not _look_for_tags(session, len(batch)):
-        immediate = -1
-    elif session.parameters.immediate_data:
-        immediate = min(session.parameters.first_burst_length, session.parameters.max_send_segment)
-    else:
-        immediate = 0
-    output = stream.output
+    if not _numbers_are_plain(session, len(batch)):
+        for task in batch:
+            session.send_command(task)
+        return
+    tasks, itt, cmd_sn = session.tasks, session.itt, session.cmd_sn
+    immediate, negotiated = 0, session.parameters
+    if negotiated.immediate_data:
+        immediate = min(negotiated.first_burst_length, negotiated.max_send_segment)
+    output = session.stream.output
     append, first, only_heads = output.append, len(output), True
     exp_stat_sn = session.exp_stat_sn
     size, lun, start, writing = -1, -1, b"", False  # of the last command
@@ -88,11 +86,6 @@ def commands(session: InitiatorSession, batch: Sequence[Task]) -> None:
             if writing or task.read_length != size or task.lun != lun:
                 size, lun, writing = task.read_length, task.lun, False
                 start = _START(_READ if size else _NO_DATA, 0, lun_field(lun))
-            if immediate < 0:
-                session.itt, session.cmd_sn = itt, cmd_sn
-                session.send_command(task)
-                itt, cmd_sn, only_heads = session.itt, session.cmd_sn, False
-                continue
             itt += 1
             append(_COMMAND(start, itt, size, cmd_sn, exp_stat_sn, task.cdb))
         task.itt = itt
@@ -104,9 +97,13 @@ def commands(session: InitiatorSession, batch: Sequence[Task]) -> None:
         output[first:] = [b"".join(output[first:])]  # cheaper to send
 
 
-def _look_for_tags(session: InitiatorSession, count: int) -> bool:
-    """Whether so many task tags from here on are free; they wrap."""
-    itt = session.itt
+def _numbers_are_plain(session: InitiatorSession, count: int) -> bool:
+    """Whether so many commands have no digests, and neither CmdSN nor task tags wrap."""
+    stream, itt = session.stream, session.itt
+    if stream.header_digest or stream.data_digest or session.cmd_sn + count > _MASK:
+        return False
+    if itt + count < session.free_until:
+        return True
     session.free_until = min((tag for tag in session.tasks if tag > itt), default=_MASK)
     return itt + count < session.free_until
 
@@ -128,28 +125,28 @@ def answers(session: InitiatorSession) -> None:
     stat_sn = session.exp_stat_sn
     append = session.ended.append
     find = tasks.get
-    size = -1  # of the last data that was plain
+    size, step, unread = -1, 0, b""  # of the last data that was plain
     while pos <= last:
-        head, itt, number, place = _ANSWER(staging, pos)
+        kind, length, itt, number, place = _ANSWER(staging, pos)
         if number != stat_sn:
             break
         task = find(itt)
         if task is None:
             break
-        length = head - _DATA_IN_GOOD
-        if length == task.read_length and not place:
+        if kind == _DATA_IN_GOOD and length == task.read_length and not place:
             if length != size:
                 if length & 3:  # padding
                     break
-                size = length
-            data = pos + _HEADER
-            end = data + length
+                size, step, unread = length, _HEADER + length, bytes(length)
+            end = pos + step
             if end > received or task.data_pdus:
                 break
-            task.data = staging[data:end]
+            task.data = unread if task.unread else staging[pos + _HEADER : end]
             task.data_pdus = 1
             begun, pos = pos, end
-        elif head == _RESPONSE_GOOD and not task.data_pdus and task.opcode == _SCSI_COMMAND:
+        elif kind == _RESPONSE_GOOD and task.opcode == _SCSI_COMMAND:
+            if length or task.data_pdus:
+                break
             begun = pos
             pos += _HEADER
         else:
@@ -157,8 +154,8 @@ def answers(session: InitiatorSession) -> None:
         del tasks[itt]
         task.done = True
         append(task)
-        stat_sn = (stat_sn + 1) & _MASK
+        stat_sn += 1
     if pos != first:
         stream.start = pos
-        session.exp_stat_sn = stat_sn
+        session.exp_stat_sn = stat_sn & _MASK
         session.window(*_NUMBERS(staging, begun + 28))

@@ -31,6 +31,8 @@ class Task:
         lun: a small number; 256 and more in flat space addressing (SAM-6 4.7.7.4).
         callback: for owners with a thread of their own, see `userdisk.iscsi_client.Client.submit`.
 
+    `unread`, which may be set, says that only the length of what is read matters.
+
     `done` says that it has ended. Then `response` is 0 when the target has run it, `status` the
     SCSI status, `data` what was read, and `residual` is negative for an overflow (there was more),
     positive for an underflow. `problem` puts another `response` into words.
@@ -40,7 +42,7 @@ class Task:
     # are class attributes until they are set.
     __slots__ = ("__dict__", "callback", "cdb", "cmd_sn", "data", "data_out", "data_pdus",
                  "deadline", "done", "itt", "lun", "offered", "read_length", "response",
-                 "status")  # fmt: skip
+                 "status", "unread")  # fmt: skip
 
     opcode: int = int(InitiatorOpcode.SCSI_COMMAND)
     attribute: int = _SIMPLE
@@ -71,6 +73,7 @@ class Task:
         self.data_out: bytes | memoryview = data_out
         self.lun = lun
         self.callback = callback
+        self.unread = False
         self.deadline = 0.0  #: for owners with a clock
         self.itt = self.cmd_sn = 0
         self.done = False

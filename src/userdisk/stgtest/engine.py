@@ -75,6 +75,7 @@ class Engine:
         self._stamped = stamped
         self._fua = fua
         self._group = group
+        self._blind = group == 1  # only reads so far, of blocks of which nothing is known
         self._begun: deque[list[_Asked]] = deque()  # groups with nothing under way
         self._spare: list[Op] = []  # that have ended, to be used again
         self._record = record
@@ -146,32 +147,28 @@ class Engine:
     def _batch(self, now: float) -> list[Op]:
         """Operations for all that may be under way; what they write is in the model."""
         room = self._limits.depth - self._flying
-        batch: list[Op] = []
+        batch = self._take(room)
         look = self.model.look
         known = not self.model.empty
-        number, spare, kind = self._number, self._spare, self._port.kind
-        through, append, take = self._fua, batch.append, spare.pop
+        number = self._number
         if self._group == 1:
             asked: Iterable[_Asked] = islice(self._operations, room)
         else:
             rests = self._continued(room)
             asked = [rest.pop() for rest in rests]
-        for letter, lba, blocks in asked:
+        for op, (letter, lba, blocks) in zip(batch, asked, strict=False):
             number += 1
-            if spare:
-                op = take()
-                op.number, op.lba, op.blocks, op.refusals, op.entry = number, lba, blocks, 0, None
-                if op.letter != letter:
-                    op.letter, op.fua, op.data_out = letter, through and letter in "RW", b""
-            else:
-                op = kind(letter, number, lba, blocks, fua=through and letter in "RW")
-            op.began = now
+            op.number, op.lba, op.blocks, op.began, op.refusals = number, lba, blocks, now, 0
+            if op.letter != letter:
+                op.letter, op.fua, op.data_out = letter, self._fua and letter in "RW", b""
+                self._blind = False
             if letter == "R":
                 if known:
                     op.entry = look(lba, blocks)
+                    op.unread = op.entry is None
             elif letter != "F":
                 self._change(op)
-            append(op)
+        del batch[number - self._number :]
         self._number = number
         if self._group > 1:
             for op, rest in zip(batch, rests, strict=True):
@@ -179,6 +176,21 @@ class Engine:
         if self._record is not None and batch:
             self._record.add([self._step(op) for op in batch])
         return batch
+
+    def _take(self, count: int) -> list[Op]:
+        """Operations that nothing is asked of yet: used ones, and new ones if there are not enough.
+
+        They read, and nothing is known of that.
+        """
+        spare, kind = self._spare, self._port.kind
+        while len(spare) < count:
+            op = kind("R", 0, 0, 0, fua=self._fua)
+            op.unread = True
+            spare.append(op)
+        first = len(spare) - count
+        taken = spare[first:]
+        del spare[first:]
+        return taken
 
     def _continued(self, room: int) -> list[list[_Asked]]:
         """Groups that have an operation to be begun, last first; so many, or as there are."""
@@ -212,7 +224,20 @@ class Engine:
         wrong: str | None = None
         letter, began = "", 0.0
         times = blocks = 0
+        if self._blind and self._port.plain:
+            self._spare += ended
+            for op in ended:
+                if op.began != began:
+                    self._count("R", blocks, now - began, times)
+                    began = op.began
+                    times = blocks = 0
+                times += 1
+                blocks += op.blocks
+            self._count("R", blocks, now - began, times)
+            return None
         length, keep = self._length, self._spare.append
+        if self._group > 1:
+            self._begun += [op.rest for op in ended if op.rest]
         for op in ended:
             if op.letter != letter or op.began != began:  # most have those of the one before
                 self._count(letter, blocks, now - began, times)
@@ -220,12 +245,10 @@ class Engine:
                 times = blocks = 0
             times += 1
             blocks += op.blocks
-            if op.rest:
-                self._begun.append(op.rest)
             if op.error is None:
                 keep(op)
-                if op.entry is None and letter == "R" and len(op.data) == op.blocks * length:
-                    continue  # nothing is known of these blocks
+                if letter == "R" and op.unread and len(op.data) == op.blocks * length:
+                    continue
             if letter == "R":
                 problem = self._check(op)
             elif op.entry is not None:
@@ -233,6 +256,7 @@ class Engine:
                 problem = None if op.error is None else failure(op, "transact error", op.error)
             else:
                 problem = None if op.error is None else failure(op, "transact error", op.error)
+            op.entry, op.unread = None, True
             if problem is not None and wrong is None:
                 wrong = problem
         self._count(letter, blocks, now - began, times)

@@ -4,59 +4,58 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain, repeat
-from typing import Any, Final
+from itertools import accumulate, chain, cycle, repeat
+from operator import sub
+from typing import Final
 
 from userdisk.errors import UsageError
 
 RANDOM: Final = -1  #: an address or count that is drawn for each group
 _MIX_LENGTH: Final = 32  # letters that count
 _LETTERS: Final = "RWFU"
-_MASK: Final = 0xFFFFFFFF
-_AHEAD: Final = 3072  # bytes that are made at once
+_MASK: Final = 0xFFFFFF
+_LANE: Final = 6  # bytes: twice those of a state
+_AHEAD: Final = 1536  # bytes that are made at once: whole rows of every layout
+_ROUNDS: Final = 192  # that are made at once, if no bytes are needed for them
 
 
 class Random:
     """The generator of bytes: a linear congruential one with 32 bits; a seed of 0 acts as 1.
 
-    The n-th state from now is state * A + C, with constants for each n: so one multiplication of
-    long numbers makes many bytes.
+    A byte is bits 16 to 23 of a state, in which no higher bits have a part: 24 bits are kept. The
+    n-th state from now is state * A + C, with constants for each n: so one multiplication of long
+    numbers makes many bytes.
     """
 
     def __init__(self, seed: int) -> None:
-        self._state = (seed & _MASK) or 1
+        self._state = ((seed & 0xFFFFFFFF) or 1) & _MASK
 
-    def draws(self, layout: str) -> Iterator[tuple[Any, ...]]:
-        """What `struct` makes of the next bytes, again and again. It does not end."""
-        return chain.from_iterable(self._many(struct.Struct(layout)))
-
-    def _many(self, layout: struct.Struct) -> Iterator[Iterator[tuple[Any, ...]]]:
-        rest = b""
+    def draws(self, layout: str) -> Iterator[tuple[int, ...]]:
+        """Numbers of these formats of `struct`, in turn, many at a time. It does not end."""
+        row = struct.calcsize("<" + layout)
+        unpack = struct.Struct("<" + layout * (_AHEAD // row)).unpack
         while True:
-            rest += self._more()
-            whole = len(rest) - len(rest) % layout.size
-            yield layout.iter_unpack(rest[:whole])
-            rest = rest[whole:]
+            yield unpack(self._more())
 
     def _more(self) -> bytes:
         factors, terms = _powers()
-        states = (self._state * factors + terms).to_bytes(8 * _AHEAD, "little")
-        self._state = int.from_bytes(states[-8:-4], "little")
-        return states[2::8]  # bits 16 to 23 of each
+        states = (self._state * factors + terms).to_bytes(_LANE * _AHEAD, "little")
+        self._state = int.from_bytes(states[-_LANE:], "little") & _MASK
+        return states[2::_LANE]
 
 
 @lru_cache(maxsize=1)
 def _powers() -> tuple[int, int]:
-    """A and C of the next states, 64 bits for each, so that no carry reaches the next one."""
+    """A and C of the next states, in lanes that are so wide that no carry reaches the next one."""
     factor, term = 1, 0
     factors, terms = bytearray(), bytearray()
     for _ in range(_AHEAD):
         term = (term * 214013 + 2531011) & _MASK
         factor = factor * 214013 & _MASK
-        factors += factor.to_bytes(8, "little")
-        terms += term.to_bytes(8, "little")
+        factors += factor.to_bytes(_LANE, "little")
+        terms += term.to_bytes(_LANE, "little")
     return int.from_bytes(factors, "little"), int.from_bytes(terms, "little")
 
 
@@ -87,35 +86,36 @@ class Plan:
     block_count: int
     max_count: int
 
-    def groups(self) -> Iterator[tuple[int, int]]:
-        """The range of each round: address and count. It does not end."""
-        return (group[1:] for group in replace(self, mix="R").operations())
-
     def operations(self) -> Iterator[tuple[str, int, int]]:
-        """Letter, address and count of each operation. It does not end."""
-        disk, most, mix = self.block_count, self.max_count, self.mix
-        fixed = min(self.count, most) or 1
-        draws = Random(self.seed).draws
-        if self.address == RANDOM and self.count == RANDOM:
-            for place, number in draws("<QI"):
-                address = place % disk
-                count = min(number % most or 1, disk - address)
-                for letter in mix:
-                    yield letter, address, count
-        elif self.address == RANDOM:
-            last = disk - fixed
-            for (place,) in draws("<Q"):
-                address = place % disk
-                count = fixed if address <= last else disk - address
-                for letter in mix:
-                    yield letter, address, count
-        else:
-            numbers = draws("<I") if self.count == RANDOM else repeat((fixed,))
-            address, random = self.address, self.count == RANDOM
-            for (number,) in numbers:
-                address %= disk
-                whole = number % most or 1 if random else number
-                count = min(whole, disk - address)
-                for letter in mix:
-                    yield letter, address, count
-                address += whole
+        """Letter, address and count of each operation. It does not end.
+
+        Nothing of it runs for each operation in Python: it would be a tenth of what one costs.
+        """
+        return chain.from_iterable(map(self._operations, self._ranges()))
+
+    def _operations(self, ranges: tuple[list[int], list[int]]) -> Iterator[tuple[str, int, int]]:
+        addresses, counts = ranges
+        if (times := len(self.mix)) > 1:
+            addresses = [address for address in addresses for _ in range(times)]
+            counts = [count for count in counts for _ in range(times)]
+        return zip(cycle(self.mix), addresses, counts)
+
+    def _ranges(self) -> Iterator[tuple[list[int], list[int]]]:
+        """Addresses and counts of rounds, many at a time. It does not end."""
+        disk, most, address = self.block_count, self.max_count, self.address
+        somewhere, some = address == RANDOM, self.count == RANDOM
+        layout = "Q" * somewhere + "I" * some
+        counts = [min(self.count, most) or 1] * _ROUNDS
+        for drawn in Random(self.seed).draws(layout) if layout else repeat(()):
+            if some:
+                counts = [number % most or 1 for number in drawn[somewhere :: len(layout)]]
+            if somewhere:
+                addresses = [place % disk for place in drawn[:: len(layout)]]
+            else:
+                addresses = [place % disk for place in accumulate(counts, initial=address)]
+                address = addresses.pop()
+            if max(addresses) + most <= disk:
+                yield addresses, counts
+            else:  # some may go past the end
+                rests = map(sub, repeat(disk), addresses)
+                yield addresses, list(map(min, counts, rests))

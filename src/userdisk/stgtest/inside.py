@@ -25,6 +25,7 @@ class InsidePort:
     """
 
     kind = Op
+    plain = False
 
     def __init__(self, unit: StorageUnit, name: str, timeout: float) -> None:
         self._unit = unit

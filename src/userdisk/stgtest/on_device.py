@@ -36,6 +36,7 @@ class DevicePort:
     """
 
     kind = Op
+    plain = False
 
     def __init__(
         self, path: str, timeout: float, *, depth: int, changes: bool, destroy: bool

@@ -31,17 +31,18 @@ _CHECK_CONDITION = 2
 
 
 class Operation(Op, Task):
-    """An operation that is its command, too."""
+    """An operation that is its command, too. `worn`: it has not ended by a plain answer."""
 
     def __init__(self, letter: str, number: int, lba: int, blocks: int, *, fua: bool) -> None:
         Task.__init__(self)
+        self.worn = False
         Op.__init__(self, letter, number, lba, blocks, fua=fua)
 
 
 class _Part(Task):
     """A command of an unmap, of which `others` are to end, too."""
 
-    op: Op
+    op: Operation
     others: list[int]
 
 
@@ -50,6 +51,7 @@ class _Disk:
 
     def __init__(self, url: Url, disk: Disk) -> None:
         self.disk = disk
+        self.split = False  #: operations may have been several commands
         self._lun = url.lun
         self._plain = disk.long_commands
         self._length = length = disk.block_length
@@ -75,8 +77,9 @@ class _Disk:
         for op in mine:
             op.lun = lun
             if op.letter == "R":
-                if op.data_pdus > 1 or op.status or op.response:
+                if op.worn:
                     op.renew()
+                    op.worn = False
                 else:  # a plain answer has changed nothing else
                     op.done, op.data, op.data_pdus = False, b"", 0
                 blocks = op.blocks
@@ -98,7 +101,8 @@ class _Disk:
             return mine
         return [op for op in mine if op.letter != "U"] + parts
 
-    def _parts(self, op: Op) -> list[_Part]:
+    def _parts(self, op: Operation) -> list[_Part]:
+        self.split = True
         made = []
         others: list[int] = []
         for cdb, data in self.disk.unmap([(op.lba, op.blocks)]):
@@ -111,7 +115,8 @@ class _Disk:
     def end(self, task: Task) -> Op | None:
         """A command has ended: its operation, if that was all of it."""
         op = task.op if isinstance(task, _Part) else task
-        assert isinstance(op, Op)
+        assert isinstance(op, Operation)
+        op.worn = True
         if task.response:
             op.error, op.again = task.problem, False
         elif task.status:
@@ -142,6 +147,7 @@ class DirectPort:
             self._initiator.socket.close()
             raise
         self.geometry = self._disk.geometry
+        self.plain = False
 
     def submit(self, operations: Sequence[Op]) -> None:
         """See `Port.submit`."""
@@ -150,11 +156,11 @@ class DirectPort:
     def collect(self) -> list[Op]:
         """See `Port.collect`."""
         ended = self._initiator.completed()
-        for task in ended:
-            if task.status or task.response or type(task) is not Operation:
-                end = self._disk.end
-                return [op for task in ended if (op := end(task)) is not None]
-        return cast("list[Op]", ended)
+        self.plain = self._initiator.session.plain and not self._disk.split
+        if self.plain:
+            return cast("list[Op]", ended)
+        end = self._disk.end
+        return [op for task in ended if (op := end(task)) is not None]
 
     def close(self, *, stuck: bool = False) -> None:
         """See `Port.close`."""
@@ -174,6 +180,7 @@ class SessionsPort:
     """
 
     kind = Operation
+    plain = False
 
     def __init__(self, url: Url, timeout: float, connections: int) -> None:
         self._inbox = Inbox(str(url), timeout)

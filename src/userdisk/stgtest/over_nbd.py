@@ -27,6 +27,7 @@ class NbdPort:
     """
 
     kind = Op
+    plain = False
 
     def __init__(self, name: str, timeout: float, connections: int) -> None:
         uri = parse_uri(name)

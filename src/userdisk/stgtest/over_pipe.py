@@ -30,6 +30,7 @@ class PipePort:
     """
 
     kind = Op
+    plain = False
 
     def __init__(
         self, name: str, path: str, timeout: float, connections: int, *, depth: int = 1

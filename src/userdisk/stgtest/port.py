@@ -63,6 +63,7 @@ class Op:
         self.data_out: bytes | memoryview = b""
         self.data: bytes | bytearray = b""
         self.error: str | None = None
+        self.unread = False  #: nothing is known of what it reads: only the length of `data` matters
         self.again = False  #: with `error`: the disk has not begun it, and may do so later
         self.refusals = 0
         self.entry: Entry | None = None
@@ -81,6 +82,10 @@ class Port(Protocol):
     @property
     def kind(self) -> type[Op]:
         """What its operations are made as."""
+
+    @property
+    def plain(self) -> bool:
+        """All of the last `collect` went well, and has all its data; False: that is not known."""
 
     def submit(self, operations: Sequence[Op]) -> None:
         """Send operations; they run in any order. Blocks only while the disk takes no more."""
