@@ -146,14 +146,15 @@ def test_many_commands_at_once(environment: Environment) -> None:
     link.end.disconnect()
 
 
-def test_the_numbers_wrap(environment: Environment) -> None:
+@pytest.mark.parametrize("itt", [0xFFFFFFF0, 5])
+def test_the_numbers_wrap(environment: Environment, itt: int) -> None:
     link = Link(environment).login()
     link.ready()
     session, out = link.session, link.end.connection.out
     session.cmd_sn, session.max_cmd_sn = 0xFFFFFFF0, 0xFFFFFFF0 + 100 & 0xFFFFFFFF
     out.exp_cmd_sn = 0xFFFFFFF0
     session.exp_stat_sn = out.stat_sn = 0xFFFFFFF5
-    session.itt = 0xFFFFFFF0
+    session.itt = itt
     tasks = [read(number, 1) for number in range(64)]
     session.submit(tasks)
     for task in tasks:
