@@ -33,7 +33,7 @@ def test_the_socket_of_a_dead_server_is_replaced(tmp_path: Path) -> None:
     dead.close()
     listener = Listener(path)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-        client.connect(str(path))
+        assert client.connect_ex(str(path)) == 0
     listener.close()
 
 
@@ -117,6 +117,8 @@ def test_who_keeps_the_folder_locked_keeps_nobody_out(
     fcntl.flock(folder, fcntl.LOCK_EX)
     dead_socket(tmp_path / "s")
     listener = Listener(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        assert client.connect_ex(str(tmp_path / "s")) == 0
     os.close(folder)
     listener.close()
 

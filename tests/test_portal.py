@@ -26,6 +26,7 @@ from userdisk.iscsi import full_feature
 from userdisk.iscsi.initiator_login import Settings
 from userdisk.iscsi.initiator_task import ABORTED
 from userdisk.iscsi.initiator_wire import InitiatorError
+from userdisk.iscsi.pdu import TargetOpcode
 from userdisk.server import Server
 from userdisk.target.task_management import Function, Response
 
@@ -138,6 +139,9 @@ def test_a_silent_session_is_asked_and_given_up(
     monkeypatch.setattr(connection_module, "PING_LIMIT", 0.1)
     initiator = connect(address)
     eventually(lambda: not server._portals._owners)
+    asked = initiator.socket.recv(48, socket.MSG_WAITALL)
+    assert asked[0] == TargetOpcode.NOP_IN and asked[20:24] != b"\xff" * 4, "it wants an answer"
+    assert initiator.socket.recv(1) == b""
     initiator.socket.close()
 
 

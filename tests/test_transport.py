@@ -168,7 +168,13 @@ def test_waiting_for_a_socket(waker: Waker, pair: tuple[socket.socket, socket.so
 def test_more_wakes_than_anybody_waits_for(waker: Waker) -> None:
     for _ in range(20_000):
         waker.wake()
-    waker.wait(None, 1)
+    for _ in range(30):  # none is left
+        waker.wait(None, 0)
+    waiting = threading.Thread(target=waker.wait, args=(None, 600), daemon=True)
+    waiting.start()
+    waker.wake()
+    waiting.join(30)
+    assert not waiting.is_alive()
 
 
 def test_a_waker_that_is_closed_writes_nowhere(waker: Waker, tmp_path: Path) -> None:

@@ -65,6 +65,10 @@ class AsyncThin(InlineRamUnit):
         return self.pool.look()
 
 
+def _watches() -> list[threading.Thread]:
+    return [each for each in threading.enumerate() if each.name == "usage watch"]
+
+
 def heard(initiator: Initiator) -> bool:
     """Whether TEST UNIT READY tells of the threshold."""
     task = initiator.finish(initiator.session.command(READY, lun=initiator.lun))
@@ -146,7 +150,7 @@ def test_units_without_a_threshold_are_not_asked() -> None:
     pool = Pool()
     before = threading.active_count()
     with serving(Thin(pool, soft_threshold=0), RamUnit()):
-        assert not [each for each in threading.enumerate() if each.name == "usage watch"]
+        assert not _watches()
     assert not pool.asked
     assert threading.active_count() <= before
 
@@ -172,6 +176,8 @@ def test_a_server_that_stops_does_not_wait_for_the_next_round(
     pool = Pool()
     with serving(Thin(pool)):
         eventually(lambda: pool.asked == 1)
+        assert _watches()
+    assert not _watches()
 
 
 def test_log_pages_count_what_all_connections_processed() -> None:

@@ -206,6 +206,7 @@ def test_a_relative_path_is_found_again(desk: Desk) -> None:
     with opened(device) as disk:
         os.pwrite(disk, blocks_of(b"x" * 4096), 0)
     desk.userdisk("eject", device)
+    assert (desk.folder / "disk.img").read_bytes() == b"x" * 4096 + bytes(SIZE - 4096)
 
 
 def test_a_disk_in_memory_is_lost_with_its_process(desk: Desk) -> None:

@@ -54,13 +54,17 @@ def test_contract(image: Path, block_length: int) -> None:
 def test_contract_where_holes_cannot_be_punched(
     image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(holes, "_allocate", lambda *arguments: False)
+    asked: list[object] = []
+    monkeypatch.setattr(holes, "_allocate", lambda *arguments: bool(asked.append(arguments)))
     check_storage_unit(FileUnit(image, size=2 * _MIB), operations=200)
+    assert asked
 
 
 def test_contract_of_a_read_only_image(image: Path) -> None:
-    image.write_bytes(os.urandom(_MIB))
+    data = os.urandom(_MIB)
+    image.write_bytes(data)
     check_storage_unit(FileUnit(image, read_only=True))
+    assert image.read_bytes() == data
 
 
 def test_created_sparse_and_found_again(image: Path) -> None:

@@ -194,12 +194,15 @@ def test_thin_provisioning_log(windows: Initiator) -> None:
 
 
 def test_chkdsk_and_shutdown(windows: Initiator) -> None:
-    windows.execute(struct.pack(">BBIBHB", 0x2F, 0, 0, 0, 1024, 0))  # VERIFY(10)
-    windows.execute(struct.pack(">BBQIxx", 0x8F, 0, 0, 1024))  # VERIFY(16)
-    windows.execute(bytes([0x35]) + bytes(9))  # SYNCHRONIZE CACHE(10)
-    windows.execute(bytes([0x1B, 0, 0, 0, 0, 0]))  # START STOP UNIT: stop, at shutdown
-    windows.execute(bytes([0x1B, 0, 0, 0, 1, 0]))
-    windows.execute(bytes(6))
+    for cdb in (
+        struct.pack(">BBIBHB", 0x2F, 0, 0, 0, 1024, 0),  # VERIFY(10)
+        struct.pack(">BBQIxx", 0x8F, 0, 0, 1024),  # VERIFY(16)
+        bytes([0x35]) + bytes(9),  # SYNCHRONIZE CACHE(10)
+        bytes([0x1B, 0, 0, 0, 0, 0]),  # START STOP UNIT: stop, at shutdown
+        bytes([0x1B, 0, 0, 0, 1, 0]),
+        bytes(6),
+    ):
+        assert windows.execute(cdb) == b"", cdb.hex(" ")
 
 
 def test_offloaded_copy(windows: Initiator) -> None:

@@ -72,6 +72,7 @@ def test_a_file(image: Path) -> None:
 @requires("losetup")
 def test_a_block_device(loop: str) -> None:
     exercise(loop)
+    assert Path(loop).read_bytes()[-512:] != bytes(512)
 
 
 def test_reading_needs_no_right_to_write(image: Path) -> None:

@@ -291,3 +291,4 @@ def test_sigterm_stops_a_shim_in_order(stable: Stable) -> None:
     os.kill(status.pid, signal.SIGTERM)
     stable.wait_gone()
     stable.until(lambda: not stable.processes())
+    assert shims.orphans() == [], "what is killed leaves its state behind"
