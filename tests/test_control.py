@@ -32,10 +32,19 @@ def fail(request: Mapping[str, object]) -> control.Answer:
     raise KeyError("a bug")
 
 
+def count(request: Mapping[str, object]) -> Iterator[control.Answer]:
+    """Many answers, of which the third cannot be had."""
+    yield {"number": 1}
+    yield {"number": 2}
+    raise {"os": OSError(5, "Input/output error"), "bug": KeyError("a bug")}[str(request["of"])]
+
+
 @pytest.fixture
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("USERDISK_RUN", str(tmp_path / ("long" * 30)))
-    server = control.Control({"echo": echo, "refuse": refuse, "misuse": misuse, "fail": fail})
+    server = control.Control(
+        {"echo": echo, "refuse": refuse, "misuse": misuse, "fail": fail, "count": count}
+    )
     try:
         (found,) = control.processes()
         yield found
@@ -61,7 +70,7 @@ def test_verbs_and_errors(path: Path) -> None:
         control.ask(path, {"verb": "refuse"}, 10)
     with pytest.raises(UsageError, match="not so"):
         control.ask(path, {"verb": "misuse"}, 10)
-    with pytest.raises(UsageError, match="one of echo, refuse, misuse, fail"):
+    with pytest.raises(UsageError, match="one of echo, refuse, misuse, fail, count"):
         control.ask(path, {"verb": "reboot"}, 10)
 
 
@@ -69,6 +78,20 @@ def test_a_bug_in_a_verb_is_told_and_logged(path: Path, caplog: pytest.LogCaptur
     with pytest.raises(UserdiskError, match="KeyError: 'a bug'"):
         control.ask(path, {"verb": "fail"}, 10)
     assert "control: fail failed" in caplog.text and "Traceback" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("of", "said", "logged"), [("os", "Input/output error", ""), ("bug", "KeyError", "Traceback")]
+)
+def test_a_stream_that_fails_says_why(
+    path: Path, of: str, said: str, logged: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    got = []
+    with pytest.raises(UserdiskError, match=said):
+        for answer in control.follow(path, {"verb": "count", "of": of}, 10):
+            got.append(answer["number"])
+    assert got == [1, 2]
+    assert logged in caplog.text and bool(caplog.text) is bool(logged)
 
 
 def test_only_its_user_may_ask(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

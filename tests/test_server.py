@@ -31,6 +31,8 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 class Noted(InlineRamUnit):
     """Writes down what happens to it."""
 
+    error: BaseException = OSError(28, "No space left on device")
+
     def __init__(self, name: str, events: list[str], fails: str = "") -> None:
         super().__init__()
         self._name, self.events, self.fails = name, events, fails
@@ -38,7 +40,7 @@ class Noted(InlineRamUnit):
     def _note(self, what: str) -> None:
         self.events.append(f"{self._name} {what}")
         if what == self.fails:
-            raise OSError(28, "No space left on device")
+            raise self.error
 
     def open(self) -> None:
         self._note("open")
@@ -47,6 +49,14 @@ class Noted(InlineRamUnit):
         self._note("flush")
 
     def close(self) -> None:
+        self._note("close")
+
+
+class AsyncNoted(Noted):
+    async def flush(self) -> None:  # type: ignore[override]
+        self._note("flush")
+
+    async def close(self) -> None:  # type: ignore[override]
         self._note("close")
 
 
@@ -71,6 +81,31 @@ def test_a_flush_or_close_that_fails_is_reported_at_the_end(
     assert events[3:] == [f"{name} {what}" for name in "cba" for what in ("flush", "close")]
     assert caplog.text.count("cannot be flushed and closed") == 2
     server.stop()  # nothing is left to do
+
+
+@pytest.mark.parametrize("kind", [Noted, AsyncNoted])
+@pytest.mark.parametrize("fails", ["flush", "close"])
+def test_a_unit_that_wants_to_end_the_process_keeps_no_other_open(
+    kind: type[Noted], fails: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    events: list[str] = []
+    first, last = Noted("a", events), kind("b", events, fails)
+    last.error = SystemExit(0)
+    server = server_of(first, last)
+    server.start()
+    with pytest.raises(RuntimeError, match=r"sys.exit\(0\) was called"):
+        server.stop()
+    assert events[2:] == ["b flush", "b close", "a flush", "a close"]
+    assert "Traceback" in caplog.text and "in _note" in caplog.text
+
+
+def test_why_it_does_not_start_is_told_before_why_it_cannot_stop() -> None:
+    events: list[str] = []
+    first, second = Noted("a", events, "close"), Noted("b", events, "open")
+    second.error = OSError(5, "no such luck")
+    with pytest.raises(UserdiskError, match=r"cannot be opened: .* no such luck"):
+        server_of(first, second).start()
+    assert events[-1] == "a close"
 
 
 def test_a_unit_that_cannot_be_opened() -> None:

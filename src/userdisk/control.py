@@ -122,14 +122,8 @@ class Control:
     def _stream(self, peer: socket.socket, answers: Iterator[Answer]) -> None:
         """Send answers until there are no more, or the peer has gone."""
         with contextlib.closing(answers) as stream:  # type: ignore[type-var]
-            try:
-                for answer in stream:
-                    peer.sendall(_encoded(answer))
-            except OSError:
-                raise
-            except Exception as error:  # a bug in a verb: who asked is told, too
-                log.exception("control: an answer failed")
-                peer.sendall(_encoded({"error": f"{type(error).__name__}: {error}"}))
+            for line in _lines(stream):
+                peer.sendall(line)
 
     def _answer(self, line: bytes) -> Answer | Iterator[Answer]:
         try:
@@ -143,11 +137,24 @@ class Control:
             return {"error": f"a request is one of {', '.join(self._verbs)}", "usage": True}
         try:
             return verb(request)
-        except (UserdiskError, StorageError, OSError) as error:
-            return {"error": str(error), "usage": isinstance(error, UsageError)}
-        except Exception as error:  # a bug in a verb: who asked is told, too
-            log.exception("control: %s failed", request["verb"])
-            return {"error": f"{type(error).__name__}: {error}", "usage": False}
+        except Exception as error:  # who asked is told, whatever it is
+            return _failure(error, request["verb"])
+
+
+def _lines(answers: Iterator[Answer]) -> Iterator[bytes]:
+    try:
+        for answer in answers:
+            yield _encoded(answer)
+    except Exception as error:  # as above
+        yield _encoded(_failure(error, "an answer"))
+
+
+def _failure(error: Exception, what: str) -> Answer:
+    """What who asked is told; what a verb cannot raise in order is a bug, and logged."""
+    if isinstance(error, (UserdiskError, StorageError, OSError)):
+        return {"error": str(error), "usage": isinstance(error, UsageError)}
+    log.error("control: %s failed", what, exc_info=error)
+    return {"error": f"{type(error).__name__}: {error}", "usage": False}
 
 
 def processes() -> list[Path]:

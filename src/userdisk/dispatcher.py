@@ -84,11 +84,16 @@ class Dispatcher:
         _finish(operation)
 
     def call(self, method: Callable[[], Any]) -> None:
-        """Call a method of the unit (open, close, flush) and wait; raises what it raises."""
+        """Call a method of the unit (open, close, flush) and wait; raises what it raises.
+
+        Of sys.exit() it makes an error: it would end the thread, and with it the stop of others.
+        """
         if not inspect.iscoroutinefunction(method):
             self._turns.enter()
             try:
                 method()
+            except SystemExit as left:
+                raise _left(left) from None
             finally:
                 self._turns.leave()
             return
@@ -98,9 +103,14 @@ class Dispatcher:
 
         import asyncio
 
+        async def run() -> None:
+            try:
+                await method()
+            except SystemExit as left:
+                raise _left(left) from None
+
         assert self._loop is not None
-        coroutine = method()
-        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+        asyncio.run_coroutine_threadsafe(run(), self._loop).result()
 
     def refuse(self, operations: Sequence[Operation]) -> bool:
         """Fail the operations, which are about to run, if something bars the unit now.
@@ -323,3 +333,8 @@ def _fail(operations: Sequence[Operation], error: BaseException) -> None:
     for operation in operations:
         if not operation.performed:
             operation.fail(error)
+
+
+def _left(left: SystemExit) -> RuntimeError:
+    error = RuntimeError(f"sys.exit({left.code!r}) was called")
+    return error.with_traceback(left.__traceback__)

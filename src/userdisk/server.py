@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -148,6 +149,8 @@ class Server:
         self._watch = UsageWatch(units)
         #: what `stop` waits for, for people
         self.waits_for = ""
+        #: what a unit's last flush or close raised, after `stop`
+        self.failure: Exception | None = None
         #: NBD addresses as bound, after `start`
         self.nbd_addresses: list[Address] = []
 
@@ -187,13 +190,15 @@ class Server:
                 self._loading.start()
             return self._bound
         except BaseException:
-            self.stop()
+            with contextlib.suppress(Exception):  # what came first is the one to tell
+                self.stop()
             raise
 
     def stop(self) -> None:
         """Stop accepting, have clients leave, then flush and close the units. Blocks.
 
-        Raises the first failure to flush or close, after everything was closed.
+        Raises the first failure to flush or close, after everything was closed. They are logged,
+        bugs with their traceback.
         """
         if self._loading is not None:
             self._loading.cancel()
@@ -212,9 +217,15 @@ class Server:
             try:
                 gate.close()
             except Exception as error:  # the other units are to be closed, too
-                log.error("unit %s: cannot be flushed and closed: %s", gate.name, in_words(error))
+                log.error(
+                    "unit %s: cannot be flushed and closed: %s",
+                    gate.name,
+                    in_words(error),
+                    exc_info=error if is_bug(error) else None,
+                )
                 failure = failure or error
         if failure is not None:
+            self.failure = failure
             raise failure
 
     def set_access_state(
@@ -391,7 +402,7 @@ def _open(gate: Gate) -> None:
         gate.open()
     except UserdiskError:
         raise
-    except (Exception, SystemExit) as error:
+    except Exception as error:  # whatever the unit raises
         if is_bug(error):
             log.error("unit %s: open failed", gate.name, exc_info=error)
         raise UserdiskError(f"unit {gate.name}: cannot be opened: {in_words(error)}") from error

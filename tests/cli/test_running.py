@@ -32,10 +32,15 @@ print("stopped", flush=True)
 
 @contextmanager
 def serving(
-    stop: str, start: str = "", line: str = "serving", hangup: str = "", **options: Any
+    stop: str,
+    start: str = "",
+    line: str = "serving",
+    hangup: str = "",
+    more: tuple[str, ...] = (),
+    **options: Any,
 ) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT.format(stop=stop, start=start, hangup=hangup)],
+        [sys.executable, "-c", SCRIPT.format(stop=stop, start=start, hangup=hangup), *more],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
     )  # fmt: skip
     assert process.stdout is not None and process.stderr is not None
@@ -85,6 +90,26 @@ def test_a_signal_while_starting_interrupts(number: signal.Signals) -> None:
         process.send_signal(number)
         _, err = process.communicate(timeout=10)
     assert process.returncode != 0 and err.splitlines()[-1] == "KeyboardInterrupt"
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_it_stops_in_order_when_nobody_reads_what_it_says(signals: int) -> None:
+    """`userdisk serve ... | tee log`: Ctrl-C ends both; a closed terminal cannot be written to."""
+    stop = "time.sleep(1); os.write(int(sys.argv[1]), b'flushed')"
+    read, write = os.pipe()
+    with (
+        open(read, "rb") as told,
+        open(write, "wb") as tell,
+        serving(f"import os; {stop}", more=(str(write),), pass_fds=(write,)) as process,
+    ):
+        tell.close()
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        process.stderr.close()
+        for _ in range(signals):
+            process.send_signal(signal.SIGINT)
+        assert told.read() == b"flushed"
+        process.wait(30)
 
 
 AGAIN = ", lambda: print('again', flush=True)"

@@ -36,6 +36,13 @@ SLOW_FLUSH = textwrap.dedent("""
     class Failing(Slow):
         def flush(self):
             raise OSError(28, "No space left on device")
+
+    class Noted(Slow):
+        def flush(self):
+            pass
+
+        def close(self):
+            open("closed", "w").close()
 """)
 
 
@@ -149,6 +156,21 @@ def test_a_failing_last_flush_is_an_error_of_one_line(tmp_path: Path) -> None:
         status, _, err = server.stop()
     assert status == 1
     assert "Failing" in err and "No space left" in err and err.count("\n") == 1
+
+
+def test_who_cannot_be_told_where_it_is_gets_no_disk(tmp_path: Path) -> None:
+    """`userdisk serve ... | head -1`: the units are closed in order."""
+    (tmp_path / "slow.py").write_text(SLOW_FLUSH)
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "userdisk", "serve", "slow.py:Noted", "--listen"]
+    with open(write, "wb") as nobody:
+        done = subprocess.run(
+            [*command, "127.0.0.1:0"], cwd=tmp_path, stdout=nobody, stderr=subprocess.PIPE,
+            timeout=60, check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, b"")
+    assert (tmp_path / "closed").exists()
 
 
 def test_open_to_the_network_without_chap_warns(tmp_path: Path) -> None:

@@ -227,7 +227,7 @@ def _close(disk: BlockDevice, unit: Source) -> list[str]:
     except Exception as error:  # the unit's process is to end all the same
         if errors.is_bug(error):
             log.exception("closing failed")
-        problems.append(f"the last flush failed: {error}")
+        problems.append(f"the last flush failed: {errors.in_words(error)}")
     failed = unit.stop()
     if failed and not problems:
         problems.append(failed)

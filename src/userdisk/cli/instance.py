@@ -156,8 +156,8 @@ class _Offer:
         """Flush while clients are still served: what is left at the end is little."""
         try:
             self._gate.call(Operation(Kind.FLUSH))
-        except Exception as error:  # said again when the unit is closed
-            return str(error)
+        except Exception as error:  # whatever the unit raises; closing it flushes once more
+            return in_words(error)
         return ""
 
     @contextlib.contextmanager

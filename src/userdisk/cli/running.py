@@ -15,10 +15,10 @@ the start, and it is a signal like the others.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -100,7 +100,7 @@ class Signals:
 
         while self._is_hangup(self._next()) and hangup is not None:
             threading.Thread(target=run_hangup, name="hangup", daemon=True).start()
-        click.echo("stopping: flushing and closing")
+        _say(click.echo, "stopping: flushing and closing")
         began = time.monotonic()
 
         def run() -> None:
@@ -118,11 +118,10 @@ class Signals:
                 continue
             waited = f"waiting for {waits_for()}, {time.monotonic() - began:.0f} s up to now"
             if told:
-                tell(f"given up while {waited}; what was not flushed is lost")
-                sys.stdout.flush()
+                _say(tell, f"given up while {waited}; what was not flushed is lost")
                 os._exit(1)
             told = True
-            tell(f"{waited}; once more gives up, and loses what is not flushed")
+            _say(tell, f"{waited}; once more gives up, and loses what is not flushed")
         if self._error is not None:
             raise self._error
 
@@ -136,6 +135,12 @@ class Signals:
             (number,) = self._reader.recv(1)
             if number == _ENDED or number in self._before:
                 return number
+
+
+def _say(how: Callable[[str], None], text: str) -> None:
+    """The stop goes on when nobody reads it: the terminal is closed, a pipe's reader has gone."""
+    with contextlib.suppress(OSError):
+        how(text)
 
 
 def _has_terminal() -> bool:

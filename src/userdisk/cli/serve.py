@@ -228,19 +228,22 @@ def serve(
         began = time.monotonic()
         urls = _urls(targets, bound, advertise, exported, server.nbd_addresses, server_tls)
         control = _control(server, specs, targets, exported, urls)
-        if bound:
-            _print_iscsi(targets, bound, advertise, credentials)
-        if server.nbd_addresses:
-            _print_nbd(exported, lus, server.nbd_addresses, server_tls)
-        if paths:
-            _print_pipes(paths, lus)
         status = 0
-        observing.announce()
-        click.echo("serving; Ctrl-C stops")
         try:
+            if bound:
+                _print_iscsi(targets, bound, advertise, credentials)
+            if server.nbd_addresses:
+                _print_nbd(exported, lus, server.nbd_addresses, server_tls)
+            if paths:
+                _print_pipes(paths, lus)
+            observing.announce()
+            click.echo("serving; Ctrl-C stops")
             signals.wait_and_stop(server.stop, lambda: server.waits_for, lambda: _measure(lus))
-        except Exception:  # the server has logged which unit could not be flushed or closed
-            status = 1
+        except Exception as error:
+            if error is not server.failure:  # such as a pipe that nobody reads
+                server.stop()
+                raise
+            status = 1  # the server has logged which unit could not be flushed or closed
         finally:
             if control is not None:
                 control.close()

@@ -60,7 +60,7 @@ class InsideDevice:
         self._stuck = False
         try:
             self._gate.open()
-        except (Exception, SystemExit) as error:  # whatever the unit's open() raises
+        except Exception as error:  # whatever the unit's open() raises
             raise UserdiskError(f"{spec}: cannot be opened: {in_words(error)}") from error
         self._lu.sanitize.resume()
 
