@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.kit import log_page
 from tests.kit.sockets import connect, eventually, serving
 from tests.kit.units import InlineRamUnit, RamUnit
 from userdisk import usage_watch
@@ -111,7 +112,7 @@ def test_initiators_are_told_once_for_each_crossing(kind: Any) -> None:
 
 
 def _pages(initiator: Initiator) -> list[log.Parameter]:
-    return log.decode(initiator.execute(PROVISIONING, read_length=255))
+    return log_page.decode(initiator.execute(PROVISIONING, read_length=255))
 
 
 def test_reads_go_on_while_the_unit_thinks_about_its_usage() -> None:
@@ -188,7 +189,7 @@ def test_log_pages_count_what_all_connections_processed() -> None:
                 initiator.read(0, 3)
                 for page, processed in ((2, 4096), (3, 3 * 512)):
                     cdb = bytes([0x4D, 0, 0x40 | page, 0, 0, 0, 0, 0, 255, 0])
-                    parameters = log.decode(initiator.execute(cdb, read_length=255))
+                    parameters = log_page.decode(initiator.execute(cdb, read_length=255))
                     found = {each.code: each.value for each in parameters}
                     count = int.from_bytes(found[log.BYTES_PROCESSED], "big")
                     assert count == processed * (number + 1)

@@ -6,6 +6,7 @@ import struct
 
 import pytest
 
+from tests.kit import log_page
 from tests.kit.engine import EnginePort, Result, ready_nexus, target_of
 from tests.kit.units import InlineRamUnit, ThickRamUnit
 from userdisk import errors
@@ -46,7 +47,7 @@ def parameters(nexus: Nexus, page: int, control: int = 1, pointer: int = 0) -> d
     assert data[0] == 0x80 | page  # DS, not SPF
     assert data[1] == 0
     assert struct.unpack_from(">H", data, 2) == (len(data) - 4,)
-    found = log.decode(data)
+    found = log_page.decode(data)
     assert data[4:] == b"".join(each.encode() for each in found)
     codes = [each.code for each in found]
     assert codes == sorted(set(codes))
@@ -246,4 +247,4 @@ def test_a_unit_that_cannot_tell() -> None:
 def test_decoding_leaves_out_what_is_incomplete() -> None:
     whole = log.page(2, [Parameter(1, b"ab"), Parameter(2, b"cd")])
     for length in range(4, len(whole)):
-        assert len(log.decode(whole[:length])) == (length - 4) // 6
+        assert len(log_page.decode(whole[:length])) == (length - 4) // 6

@@ -70,7 +70,8 @@ def test_what_was_said(
 
 def test_sequence_numbers_go_round() -> None:
     conversation = Conversation("nbd", ("127.0.0.1", 1), ("127.0.0.1", 2), 0)
-    conversation.missed(received=0xFFFFFFF0, sent=5)
+    conversation._client.sequence += 0xFFFFFFF0
+    conversation._server.sequence += 5
     file = FILE_HEADER + conversation.received(1.0, bytes(100)) + conversation.received(1.0, b"ab")
     first, second = _packets(file)
     numbers = [int.from_bytes(packet[24:28], "big") for packet in (first, second)]

@@ -22,7 +22,7 @@ from userdisk.cli.nbd_offer import offers_of
 from userdisk.cli.resizing import Served, verbs
 from userdisk.cli.secrets import find_credentials
 from userdisk.cli.unit_options import UnitOptions, unit_name
-from userdisk.cli.unit_process import again, disk_of, interrupt, line_of, start
+from userdisk.cli.unit_process import again, disk_of, interrupt, line_of, start, stop
 from userdisk.errors import UsageError, UserdiskError, in_words
 from userdisk.gate import Gate
 from userdisk.identity import identity_of
@@ -74,21 +74,11 @@ def main() -> int:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if not orphaned:
         told.say({"flushed": offer.flush()})
-    status = _stop(offer.server, told)
+    status = stop(offer.server, told)
     if orphaned and request["program"]:
         pid, started = request["program"]
         _end_program(pid, started, request["stop_timeout"])
     return status
-
-
-def _stop(server: Server, told: Told) -> int:
-    try:
-        server.stop()
-    except Exception as error:  # the server has logged what is a bug
-        told.say({"failed": f"the last flush failed: {in_words(error)}"})
-        return 1
-    told.say({"failed": ""})
-    return 0
 
 
 def _end_program(pid: int, started: int, timeout: float) -> None:

@@ -62,6 +62,11 @@ def main() -> int:
         with contextlib.suppress(KeyboardInterrupt):  # told by a signal
             told.wait_for_end()
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    return stop(server, told)
+
+
+def stop(server: Server, told: Told) -> int:
+    """Stop it, and tell who waits for that what failed; returns the exit status. Blocks."""
     try:
         server.stop()
     except Exception as error:  # the server has logged what is a bug

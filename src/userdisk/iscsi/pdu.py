@@ -50,7 +50,6 @@ CONTINUE = 0x40  #: Text and Login, byte 1
 COMMAND_READ = 0x40  #: SCSI Command, byte 1
 COMMAND_WRITE = 0x20
 COMMAND_ATTRIBUTE = 0x07
-ATTRIBUTE_MASK = 0x07
 DATA_IN_STATUS = 0x01  #: Data-In, byte 1: the PDU carries the status
 RESIDUAL_OVERFLOW = 0x04  #: SCSI Response and Data-In, byte 1
 RESIDUAL_UNDERFLOW = 0x02
@@ -83,12 +82,9 @@ class AsyncEvent(enum.IntEnum):
 
 
 #: Any request: opcode, flags, (2 reserved), AHS length and data length as one number,
-#: lun, itt, word 20, cmd_sn, exp_stat_sn, and the 16 bytes from 32 on
+#: lun, itt, word 20, cmd_sn, exp_stat_sn, and the 16 bytes from 32 on. Of a SCSI Command (11.3)
+#: word 20 is the expected data transfer length, and the 16 bytes are the CDB.
 GENERIC = struct.Struct(">BB2xIQIIII16s")
-
-#: SCSI Command, 11.3: opcode, flags, lengths, lun, itt, expected data transfer length,
-#: cmd_sn, exp_stat_sn, cdb
-SCSI_COMMAND = GENERIC
 
 #: Data-Out, 11.7: opcode, flags, lengths, lun, itt, ttt, exp_stat_sn, data_sn, buffer offset
 DATA_OUT = struct.Struct(">BB2xIQII4xI4xII4x")

@@ -153,10 +153,6 @@ class Journal(Generic[Request]):
         if group:
             yield group
 
-    def under_way(self) -> list[Change[Request]]:
-        """What was sent and not answered, in order: to be sent again after `to_repeat`."""
-        return [change for change in self._open if change.state is State.UNDER_WAY]
-
     # -- which may go --------------------------------------------------------------------------
 
     def _may_go(self, change: Change[Request]) -> bool:

@@ -1,4 +1,4 @@
-"""Log pages: their parameters, encoded and decoded (SPC-5 7.3, SBC-4 6.4).
+"""Log pages: their parameters, encoded (SPC-5 7.3, SBC-4 6.4).
 
 Nothing of them is saved, not by command (DS = 1) and not by itself (TSD = 1).
 """
@@ -119,14 +119,3 @@ def _page(code: int, subpage: int, body: bytes) -> bytes:
         "PAGE LENGTH": len(body),
     }
     return fields.encode(HEADER_LENGTH, HEADER, header) + body
-
-
-def decode(data: bytes) -> list[Parameter]:
-    """The parameters of a page; an incomplete one is left out."""
-    body = data[4 : 4 + struct.unpack_from(">H", data, 2)[0]]
-    found = []
-    while len(body) >= 4 and len(body) >= 4 + body[3]:
-        code, control, length = struct.unpack_from(">HBB", body)
-        found.append(Parameter(code, body[4 : 4 + length], counter=not control & 0x03))
-        body = body[4 + length :]
-    return found

@@ -53,7 +53,6 @@ HEADER_LENGTH = 4  #: of the list of SET TARGET PORT GROUPS
 DESCRIPTOR_LENGTH = 4
 
 LIST_LENGTH = 4
-LIST: Sequence[Field] = (Field("RETURN DATA LENGTH", 0, 32),)
 GROUP_LENGTH = 8
 GROUP: Sequence[Field] = (
     Field("PREF", 0, 1, 7),

@@ -73,11 +73,6 @@ class Conversation:
         """The packets that brought this to the client."""
         return b"".join(self._data(now, self._server, self._client, data))
 
-    def missed(self, *, received: int = 0, sent: int = 0) -> None:
-        """So many bytes are not in the capture."""
-        self._client.sequence += received
-        self._server.sequence += sent
-
     def closed(self, now: float) -> bytes:
         """The packets that close it."""
         packets = []

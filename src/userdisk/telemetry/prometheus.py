@@ -13,9 +13,6 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 #: The ends of buckets that are told, in microseconds: a disk has many histograms.
 _TOLD: Final = tuple(float(1 << power) for power in range(25))
 
-#: A sample: labels and value.
-_Sample = tuple[Mapping[str, str], float]
-
 
 class _Family:
     """All samples of one name."""
