@@ -19,7 +19,7 @@ from typing import Self
 from userdisk.errors import UsageError, UserdiskError
 from userdisk.initiator_url import DEFAULT_NAME, Url, parse_url, settings_for
 from userdisk.iscsi.initiator_login import Settings
-from userdisk.iscsi.initiator_task import Task
+from userdisk.iscsi.initiator_task import BlockRead, Task
 from userdisk.iscsi.initiator_wire import InitiatorError
 from userdisk.iscsi_client import Client, SessionLost, connect, wait_for
 from userdisk.transport import set_tick
@@ -132,6 +132,11 @@ class Initiator:
     def submit(self, tasks: Sequence[Task]) -> None:
         """Send commands, many with one call; `completed` tells when they have ended."""
         self.session.submit(tasks)
+        self._push()
+
+    def submit_reads(self, tasks: Sequence[BlockRead], block_length: int) -> None:
+        """The same for reads that may be used again (see the session's `submit_reads`)."""
+        self.session.submit_reads(tasks, self.lun, block_length)
         self._push()
 
     def completed(self) -> list[Task]:

@@ -18,6 +18,7 @@ from userdisk.iscsi.environment import Environment
 from userdisk.iscsi.initiator import Task
 from userdisk.iscsi.initiator_fast_path import lun_field
 from userdisk.iscsi.initiator_login import LoginBroken, LoginRefused
+from userdisk.iscsi.initiator_task import BlockRead
 
 BLOCKS = 8192
 ANNA = {"user": "anna", "secret": b"a secret of anna"}
@@ -161,6 +162,64 @@ def test_the_numbers_wrap(environment: Environment, itt: int) -> None:
         link.run(task)
     assert (session.cmd_sn, session.exp_stat_sn) == (48, 53)
     assert {task.itt for task in tasks}.isdisjoint({0, 0xFFFFFFFF})
+    link.end.disconnect()
+
+
+def block_read(lba: int, blocks: int) -> BlockRead:
+    task = BlockRead()
+    task.lba, task.blocks = lba, blocks
+    return task
+
+
+_STATES = [
+    {},
+    {"cmd_sn": 0xFFFFFFFE, "max_cmd_sn": 90},
+    {"itt": 0xFFFFFFFC},
+    {"max_cmd_sn": 3},  # the window is open for three of them, or two
+    {"max_cmd_sn": 1},
+]
+
+
+@pytest.mark.parametrize("state", _STATES)
+@pytest.mark.parametrize("digest", [False, True])
+@pytest.mark.parametrize("lun", [0, 300])
+def test_reads_are_sent_as_other_commands_are(
+    environment: Environment, state: dict[str, int], digest: bool, lun: int
+) -> None:
+    """Byte by byte; used ones as well as new ones."""
+    wanted = [(5, 1), (2**40, 8), (7, 8), (0, 2**20), (9, 0)]
+    sent = []
+    for number in (0, 1):
+        link = Link(environment, isid=number + 1, header_digest=digest).login()
+        link.ready()
+        session = link.session
+        assert session.max_cmd_sn - session.cmd_sn >= 10
+        session.cmd_sn, session.max_cmd_sn = 2, 60
+        for name, value in state.items():
+            setattr(session, name, value)
+        tasks = [block_read(*each) for each in wanted]
+        tasks[2].data, tasks[2].data_pdus, tasks[2].done = b"old", 1, True
+        if number:
+            session.submit_reads(tasks, lun, 512)
+        else:
+            session.submit([Task(read(*each).cdb, each[1] * 512, b"", lun) for each in wanted])
+        under_way = [*session.tasks.values(), *session.waiting]
+        about = [
+            (each.itt, each.cmd_sn, each.lun, each.read_length, each.done, each.data)
+            for each in under_way
+        ]
+        assert len(about) == 5
+        assert {each.data_pdus for each in under_way} == {0}
+        numbers = (session.itt, session.cmd_sn, len(session.waiting), list(session.tasks))
+        sent.append((b"".join(session.take_output()), about, numbers))
+        link.end.disconnect()
+    assert sent[0] == sent[1]
+
+
+def test_no_reads_at_all(environment: Environment) -> None:
+    link = Link(environment).login()
+    link.session.submit_reads([], 0, 512)
+    assert link.session.take_output() == []
     link.end.disconnect()
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from userdisk.iscsi import initiator_data, initiator_fast_path, pdu
 from userdisk.iscsi.initiator_events import Events
 from userdisk.iscsi.initiator_login import LoginExchange, Parameters, Settings, decode_keys
-from userdisk.iscsi.initiator_task import ABORTED, LOST, REJECTED, Task
+from userdisk.iscsi.initiator_task import ABORTED, LOST, REJECTED, BlockRead, Task
 from userdisk.iscsi.initiator_wire import LANDING, InitiatorError, PduStream
 from userdisk.iscsi.pdu import InitiatorOpcode, TargetOpcode
 from userdisk.unit import Buffer
@@ -179,6 +179,11 @@ class InitiatorSession:
             self.waiting.extend(tasks)
         else:
             initiator_fast_path.commands(self, tasks)
+
+    def submit_reads(self, tasks: Sequence[BlockRead], lun: int, block_length: int) -> None:
+        """The same for reads of which each is new, or has ended by a plain answer (see `plain`)."""
+        self._check_open()
+        initiator_fast_path.reads(self, tasks, lun, block_length)
 
     def command(
         self,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from userdisk.iscsi import pdu
@@ -17,7 +18,7 @@ from userdisk.iscsi.pdu import InitiatorOpcode
 
 if TYPE_CHECKING:
     from userdisk.iscsi.initiator import InitiatorSession
-    from userdisk.iscsi.initiator_task import Task
+    from userdisk.iscsi.initiator_task import BlockRead, Task
 
 _SCSI_COMMAND = int(InitiatorOpcode.SCSI_COMMAND)
 _HEADER = pdu.BHS_LENGTH
@@ -26,9 +27,13 @@ _HALF = 0x80000000
 
 #: opcode, flags, lengths and lun; itt, expected length, cmd_sn, exp_stat_sn, cdb
 _COMMAND = struct.Struct(">16sIIII16s").pack
+#: the same with READ(16), no flags, LBA and blocks
+_READ_COMMAND = struct.Struct(">16sIIIIHQIxx").pack
+_READ_16 = struct.Struct(">HQIxx").pack
 _START = struct.Struct(">IIQ").pack
 _READ = 0x01C10000  # SCSI Command; final, read, SIMPLE
 _WRITE = 0x01A10000  # final, write, SIMPLE
+_READ_BLOCKS = 0x8800  # READ(16), no flags
 _NO_DATA = 0x01810000  # final, SIMPLE
 
 #: opcode, flags and status; lengths; itt; stat_sn; data_sn and offset
@@ -36,6 +41,12 @@ _ANSWER = struct.Struct(">II8xI4xI8xQ4x").unpack_from
 _NUMBERS = struct.Struct(">II").unpack_from  # exp_cmd_sn, max_cmd_sn
 _DATA_IN_GOOD = 0x25810000  # Data-In, final, with status GOOD, no residual
 _RESPONSE_GOOD = 0x21800000  # SCSI Response, GOOD, no residual
+
+
+@lru_cache(maxsize=8)
+def _zeros(size: int) -> bytes:
+    """Data that nobody looks at."""
+    return bytes(size)
 
 
 def lun_field(lun: int) -> int:
@@ -97,6 +108,41 @@ def commands(session: InitiatorSession, batch: Sequence[Task]) -> None:
         output[first:] = [b"".join(output[first:])]  # cheaper to send
 
 
+def reads(
+    session: InitiatorSession, batch: Sequence[BlockRead], lun: int, block_length: int
+) -> None:
+    """Send READ(16) commands without flags: as `commands` does, at two thirds of the cost.
+
+    Each is new, or has ended by a plain answer, after which there is not much to renew.
+    """
+    plain = len(batch) <= _room(session) and _numbers_are_plain(session, len(batch))
+    if session.waiting or not plain:
+        for task in batch:
+            task.renew()
+            task.lun, task.read_length = lun, task.blocks * block_length
+            task.cdb = _READ_16(_READ_BLOCKS, task.lba, task.blocks)
+        session.submit(batch)
+        return
+    output: list[bytes] = []
+    append, tasks = output.append, session.tasks
+    itt, cmd_sn, exp_stat_sn = session.itt, session.cmd_sn, session.exp_stat_sn
+    last, size, start = -1, 0, b""
+    for task in batch:
+        blocks = task.blocks
+        if blocks != last:
+            last, size = blocks, blocks * block_length
+            start = _START(_READ if size else _NO_DATA, 0, lun_field(lun))
+        itt += 1
+        append(_READ_COMMAND(start, itt, size, cmd_sn, exp_stat_sn, _READ_BLOCKS, task.lba, blocks))
+        task.itt, task.cmd_sn, task.lun, task.read_length = itt, cmd_sn, lun, size
+        task.done, task.data, task.data_pdus = False, b"", 0
+        tasks[itt] = task
+        cmd_sn += 1
+    session.itt, session.cmd_sn = itt, cmd_sn & _MASK
+    if output:
+        session.stream.output.append(b"".join(output))
+
+
 def _numbers_are_plain(session: InitiatorSession, count: int) -> bool:
     """Whether so many commands have no digests, and neither CmdSN nor task tags wrap."""
     stream, itt = session.stream, session.itt
@@ -137,7 +183,7 @@ def answers(session: InitiatorSession) -> None:
             if length != size:
                 if length & 3:  # padding
                     break
-                size, step, unread = length, _HEADER + length, bytes(length)
+                size, step, unread = length, _HEADER + length, _zeros(length)
             end = pos + step
             if end > received or task.data_pdus:
                 break

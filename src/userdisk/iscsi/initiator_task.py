@@ -97,3 +97,10 @@ class Task:
         if self.response & REJECTED:
             return f"the target rejects it (reason {self.response & 0xFF:02x})"
         return _RESPONSES.get(self.response, f"iSCSI response {self.response:02x}")
+
+
+class BlockRead(Task):
+    """A read of whole blocks, whose command is made where it is sent."""
+
+    lba: int
+    blocks: int

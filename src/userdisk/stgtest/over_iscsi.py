@@ -16,7 +16,7 @@ from userdisk.backend.iscsi_disk import Disk, probe
 from userdisk.errors import UserdiskError
 from userdisk.initiator_client import Initiator
 from userdisk.initiator_url import Url, parse_url, settings_for
-from userdisk.iscsi.initiator_task import Task
+from userdisk.iscsi.initiator_task import BlockRead, Task
 from userdisk.iscsi.initiator_wire import InitiatorError
 from userdisk.iscsi_client import Client
 from userdisk.scsi import sense
@@ -30,11 +30,11 @@ _MOMENT = 0.1  # seconds
 _CHECK_CONDITION = 2
 
 
-class Operation(Op, Task):
+class Operation(Op, BlockRead):
     """An operation that is its command, too. `worn`: it has not ended by a plain answer."""
 
     def __init__(self, letter: str, number: int, lba: int, blocks: int, *, fua: bool) -> None:
-        Task.__init__(self)
+        BlockRead.__init__(self)
         self.worn = False
         Op.__init__(self, letter, number, lba, blocks, fua=fua)
 
@@ -52,6 +52,7 @@ class _Disk:
     def __init__(self, url: Url, disk: Disk) -> None:
         self.disk = disk
         self.split = False  #: operations may have been several commands
+        self.worn = False  #: some may be worn
         self._lun = url.lun
         self._plain = disk.long_commands
         self._length = length = disk.block_length
@@ -101,6 +102,12 @@ class _Disk:
             return mine
         return [op for op in mine if op.letter != "U"] + parts
 
+    def are_reads(self, operations: Sequence[Op]) -> bool:
+        """Whether all of them are reads of the simplest kind, none of them worn."""
+        if self.worn or not self._plain:
+            return False
+        return {(op.letter, op.fua) for op in operations} == {("R", False)}
+
     def _parts(self, op: Operation) -> list[_Part]:
         self.split = True
         made = []
@@ -116,7 +123,7 @@ class _Disk:
         """A command has ended: its operation, if that was all of it."""
         op = task.op if isinstance(task, _Part) else task
         assert isinstance(op, Operation)
-        op.worn = True
+        op.worn = self.worn = True
         if task.response:
             op.error, op.again = task.problem, False
         elif task.status:
@@ -151,7 +158,12 @@ class DirectPort:
 
     def submit(self, operations: Sequence[Op]) -> None:
         """See `Port.submit`."""
-        self._initiator.submit(self._disk.commands(operations))
+        disk = self._disk
+        if disk.are_reads(operations):
+            reads = cast("Sequence[Operation]", operations)
+            self._initiator.submit_reads(reads, self.geometry.block_length)
+        else:
+            self._initiator.submit(disk.commands(operations))
 
     def collect(self) -> list[Op]:
         """See `Port.collect`."""
