@@ -63,6 +63,17 @@ def test_a_token_is_good_once_and_for_ten_minutes(steps: list[tuple[str, int]]) 
         assert len(handed._made) <= 4
 
 
+def test_tokens_that_nobody_uses_do_not_pile_up() -> None:
+    clock = Clock()
+    handed = Tokens(clock, Secrets())
+    tokens_made = set()
+    for _ in range(50):
+        tokens_made.add(handed.current())
+        assert len(handed._made) <= 3
+        clock.now += LIFE / 2
+    assert len(tokens_made) == 50
+
+
 @given(st.text())
 def test_nothing_else_is_a_token(text: str) -> None:
     handed = Tokens(Clock(), Secrets())

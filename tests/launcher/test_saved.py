@@ -38,9 +38,24 @@ def test_what_is_saved_is_loaded_until_it_is_forgotten(folder: Path) -> None:
     assert saved.load() == ([], [])
     saved.save(ONE)
     assert saved.load() == ([ONE], [])
+    assert folder.stat().st_mode & 0o777 == 0o700
     saved.forget("img.one")
     saved.forget("img.one")
     assert saved.load() == ([], []) and list(folder.iterdir()) == []
+
+
+def test_what_is_forgotten_does_not_come_back_after_a_power_failure(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved.save(ONE)
+    synced: list[tuple[object, int]] = []
+    monkeypatch.setattr(
+        saved.whole_file,
+        "sync_folder",
+        lambda path: synced.append((path, len(list(folder.iterdir())))),
+    )
+    saved.forget("img.one")
+    assert synced == [(folder, 0)], "when it is gone"
 
 
 def test_a_full_disk_leaves_what_was_there(folder: Path) -> None:
