@@ -132,6 +132,25 @@ def test_many_names_share_what_is_left() -> None:
     assert strangers == 10
 
 
+def test_who_is_known_is_counted_however_many_others_try() -> None:
+    clock = Clock()
+    tries = Tries(clock)
+    for number in range(256):
+        tries.wrong(f"ip:{number}")
+    for _ in range(9):
+        assert tries.wait("ip:0") == 0
+        tries.wrong("ip:0")
+    assert tries.wait("ip:0") > 0
+    assert tries.wait("ip:1") == tries.wait("ip:1000") == 0
+    clock.now += 61  # all of them are forgotten: who comes now is told apart again
+    for name in ("ip:2000", "ip:2001"):
+        for _ in range(10):
+            assert tries.wait(name) == 0
+            tries.wrong(name)
+        assert tries.wait(name) > 0
+    assert tries.wait("ip:2002") == 0
+
+
 _session_steps = st.lists(
     st.one_of(
         st.tuples(st.just("begin"), st.sampled_from(["uid:1", "uid:2"])),

@@ -152,9 +152,34 @@ def test_a_wrong_file_is_said_and_disables_only_its_class(
     assert classes.load("good").unit == "ram:1M"
 
 
-def test_a_file_that_others_may_write_is_not_believed(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("mode", "uid", "believed"),
+    [
+        (0o600, OWN.uid, True),
+        (0o644, OWN.uid, True),
+        (0o755, 0, True),
+        (0o666, OWN.uid, False),
+        (0o620, 0, False),  # the group may
+        (0o602, OWN.uid, False),
+        (0o644, OWN.uid + 4321, False),
+    ],
+)
+def test_a_file_that_others_may_write_is_not_believed(
+    folder: Path, mode: int, uid: int, believed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(folder, 'unit = "ram:1M"')
-    (folder / "img.toml").chmod(0o666)
+    (folder / "img.toml").chmod(mode)
+    real = os.fstat
+
+    def owned(descriptor: int) -> os.stat_result:
+        found = list(real(descriptor))
+        found[4] = uid
+        return os.stat_result(found)
+
+    monkeypatch.setattr(classes.os, "fstat", owned)
+    if believed:
+        assert classes.load("img").unit == "ram:1M"
+        return
     with pytest.raises(UserdiskError, match="nobody else may write it"):
         classes.load("img")
 
