@@ -211,6 +211,30 @@ def _compare(steps: list[tuple[str, object]], most: int) -> None:
                 model[cookie] = who, clock.now
 
 
+def test_a_session_ends_when_it_was_not_used_for_twelve_hours() -> None:
+    clock = Clock()
+    real = Sessions(clock, Secrets())
+    one, other = real.begin("uid:1"), real.begin("uid:1")
+    session = real.find([one], "uid:1")
+    assert session is not None
+    for _ in range(3):
+        clock.now += sessions.IDLE - 1
+        assert real.find([one], "uid:1") is session and session.open, "it is used"
+    assert real.find([other], "uid:1") is None
+    clock.now += sessions.IDLE
+    assert real.find([one], "uid:1") is None
+    assert not session.open, "what it has under way ends, too"
+
+
+def test_who_begins_one_ends_those_that_are_idle() -> None:
+    clock = Clock()
+    real = Sessions(clock, Secrets())
+    session = real.find([real.begin("uid:1")], "uid:1")
+    clock.now += sessions.IDLE
+    real.begin("uid:2")
+    assert session is not None and not session.open
+
+
 def test_values_of_a_session_are_not_its_cookie() -> None:
     real = Sessions(Clock(), Secrets())
     cookie = real.begin("uid:1")
