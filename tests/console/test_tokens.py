@@ -226,6 +226,18 @@ def test_a_session_ends_when_it_was_not_used_for_twelve_hours() -> None:
     assert not session.open, "what it has under way ends, too"
 
 
+def test_of_too_many_the_one_that_was_used_least_ends() -> None:
+    real = Sessions(Clock(), Secrets())
+    cookies = [real.begin("uid:1") for _ in range(sessions.MOST)]
+    found = [real.find([each], "uid:1") for each in cookies]
+    assert all(each is not None and each.open for each in found)
+    assert real.find(cookies[:1], "uid:1") is found[0]  # now the second was used least
+    real.begin("uid:2")
+    assert [each.open for each in found if each is not None].index(False) == 1
+    left = [real.find([each], "uid:1") for each in cookies]
+    assert left == [found[0], None, *found[2:]]
+
+
 def test_who_begins_one_ends_those_that_are_idle() -> None:
     clock = Clock()
     real = Sessions(clock, Secrets())
