@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -59,7 +58,7 @@ def test_who_is_in_no_list_of_users_has_a_number() -> None:
         (["@staff"], True, False),
         (["@backup"], True, False),
         (["@alice"], False, False),  # a user is no group,
-        (["staff"], False, False),  # and a group no user
+        (["staff", "%staff"], False, False),  # and a group no user
         (["@*", "alic", "alice2", "Alice", "@", ""], False, False),
         ([str(STRANGER)], False, True),
     ],
@@ -69,8 +68,12 @@ def test_lists_name_users_groups_and_all(names: list[str], alice: bool, stranger
     assert Caller.of(STRANGER).among(names) is stranger
 
 
-def test_root_and_the_services_own_user_may_do_everything() -> None:
-    for uid, may in ((0, True), (os.getuid(), True), (ALICE, False), (STRANGER, False)):
+@pytest.mark.parametrize("own", [0, 1234])
+def test_root_and_the_services_own_user_may_do_everything(
+    own: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rights.os, "getuid", lambda: own)
+    for uid, may in ((0, True), (own, True), (1, False), (ALICE, False), (STRANGER, False)):
         assert Caller(uid, 1).rules is may
         assert Caller(uid, 1).among([]) is may
 
