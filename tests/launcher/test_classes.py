@@ -13,7 +13,7 @@ pytest.importorskip("msgspec")
 from userdisk.errors import UsageError, UserdiskError
 from userdisk.launcher import classes
 from userdisk.launcher.rights import Caller
-from userdisk.launcher.spec import Restart
+from userdisk.launcher.spec import Limits, Policy, Restart
 
 OWN = Caller(os.getuid(), os.getgid())
 
@@ -98,6 +98,21 @@ def test_the_least_that_a_class_can_say(folder: Path) -> None:
     spec = classes.load("img").spec("img", "x", [], OWN)
     assert spec.unit == "ram:1M" and not spec.attach.wanted and not spec.persistent
     assert spec.options == {} and spec.user == "" and spec.host == "127.0.0.1"
+    assert spec.policy == Policy(Restart.ON_FAILURE, 0.2, 30.0, 100, 600.0)
+    assert spec.limits == Limits(0, 0.0)
+    assert (spec.start_timeout, spec.stop_timeout, spec.log_bytes) == (60.0, 10.0, 1 << 20)
+    assert (spec.port, spec.speaks, spec.iscsi, spec.target) == (0, "spd", True, "")
+    assert classes.load("img").may_start == classes.load("img").may_stop == []
+
+
+def test_no_class_is_read_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside = tmp_path / "classes"
+    inside.mkdir()
+    monkeypatch.setenv("USERDISK_CLASSES", str(inside))
+    write(tmp_path, 'unit = "ram:1M"', "outside")
+    for name in ("../outside", str(tmp_path / "outside"), "."):
+        with pytest.raises(UsageError, match="must be 1 to 63 of"):
+            classes.load(name)
 
 
 def test_it_is_read_afresh(folder: Path) -> None:
@@ -116,6 +131,7 @@ def test_it_is_read_afresh(folder: Path) -> None:
         ('program = [""]', "unit or a program"),
         ("unit = 1", "`unit`"),
         ('unit = "x"\ncolour = "red"', "img.toml: there is no key colour"),
+        ('unit = "x"\ncolour = "red"\n', "/img.toml: there is no key colour$"),
         ('unit = "x"\nmay_start = ["*"]', "there is no key may_start"),
         ('unit = "x"\nsize = "1M"', "no key size; it belongs to [options]"),
         (
@@ -147,7 +163,7 @@ def test_a_wrong_file_is_said_and_disables_only_its_class(
     write(folder, 'unit = "ram:1M"', "good")
     with pytest.raises(UserdiskError, match="class img") as caught:
         classes.load("img")
-    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert said in f"{caught.value}$" and "\n" not in str(caught.value)
     assert classes.names() == ["good", "img"]
     assert classes.load("good").unit == "ram:1M"
 

@@ -56,3 +56,6 @@ def test_an_argument_that_nothing_uses_is_said() -> None:
     assert values.expand("%1") == "a"
     with pytest.raises(UsageError, match="argument 2"):
         values.check_all_used()
+    assert values.words(["prog", "%1"]) == ("prog", "a")
+    with pytest.raises(UsageError, match="argument 2"):
+        values.check_all_used()

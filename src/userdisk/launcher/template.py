@@ -58,6 +58,6 @@ class Values:
                 raise UsageError(f"argument {number} is missing: the class needs it")
             self.used.add(number)
             return self.arguments[number - 1]
-        if key in self.names and key:
+        if key in self.names:
             return self.names[key]
         raise UsageError(f"%{key} in the class means nothing; a percent sign is written %%")
