@@ -105,6 +105,43 @@ def test_the_least_that_a_class_can_say(folder: Path) -> None:
     assert classes.load("img").may_start == classes.load("img").may_stop == []
 
 
+def test_what_a_class_says_of_its_options(folder: Path) -> None:
+    write(folder, 'unit = "x.img"\n[options]\nsize = "%1"\nblock-length = "%2"\nthick = true')
+    spec = classes.load("img").spec("img", "x", ["1G", "4096"], OWN)
+    assert spec.options == {"size": "1G", "block_length": "4096", "thick": True}
+
+
+def test_a_program_takes_nine_arguments(folder: Path) -> None:
+    write(folder, 'program = ["p", "%@"]\nlisten = "a:65535"')
+    nine = [str(number) for number in range(9)]
+    spec = classes.load("img").spec("img", "x", nine, OWN)
+    assert spec.program == ("p", *nine) and (spec.host, spec.port) == ("a", 65535)
+
+
+@pytest.mark.parametrize(
+    ("text", "mount"),
+    [("", ""), ("partition = 2", ""), ('mount = "/x"', "/x"), ('mount = "{0}/%n"', "{0}/there"),
+     ('mount = "{0}/%l"', "{0}/there-2")],
+)  # fmt: skip
+def test_where_it_is_mounted(folder: Path, text: str, mount: str) -> None:
+    """Another folder only where many images have one name."""
+    (folder / "there" / "kept").mkdir(parents=True)
+    write(folder, f'unit = "x"\n[attach]\n{text.format(folder)}')
+    attach = classes.load("img").spec("img", "there", [], OWN).attach
+    assert attach.wanted and attach.mount == mount.format(folder)
+
+
+def test_other_files_are_no_classes(folder: Path) -> None:
+    with pytest.raises(UsageError, match=r"\(classes there: none\)$"):
+        classes.load("nope")
+    write(folder, 'unit = "ram:1M"')
+    for name in ("README", ".toml", "img.toml.old"):
+        (folder / name).touch()
+    assert classes.names() == ["img"]
+    with pytest.raises(UsageError, match=r"\(classes there: img\)$"):
+        classes.load("nope")
+
+
 def test_no_class_is_read_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inside = tmp_path / "classes"
     inside.mkdir()
@@ -148,7 +185,8 @@ def test_it_is_read_afresh(folder: Path) -> None:
         ('unit = "x"\nstop-timeout = -1', "stop-timeout"),
         ('unit = "x"\n[limits]\nmemory = "lots"', "limits.memory"),
         ('unit = "x"\n[restart]\nwhen = "maybe"', "restart.when"),
-        ('unit = "x"\n[attach]\nformat = "ext5"', "attach.format"),
+        ('unit = "x"\nlisten = "a:65536"', "listen"),
+        ('unit = "x"\n[attach]\nmount = "/x"\nformat = "ext5"', "attach.format 'ext5': must be"),
         ('unit = "x"\n[attach]\nformat = "ext4"', "attach.mount"),
         ('unit = "x', "nterminated"),
         ("unit = [" + "[" * 5000, "img.toml"),
@@ -171,13 +209,14 @@ def test_a_wrong_file_is_said_and_disables_only_its_class(
 @pytest.mark.parametrize(
     ("mode", "uid", "believed"),
     [
-        (0o600, OWN.uid, True),
-        (0o644, OWN.uid, True),
+        (0o600, 1234, True),
+        (0o644, 1234, True),
         (0o755, 0, True),
-        (0o666, OWN.uid, False),
+        (0o666, 1234, False),
         (0o620, 0, False),  # the group may
-        (0o602, OWN.uid, False),
-        (0o644, OWN.uid + 4321, False),
+        (0o602, 1234, False),
+        (0o644, 1, False),
+        (0o644, 4321, False),
     ],
 )
 def test_a_file_that_others_may_write_is_not_believed(
@@ -193,6 +232,7 @@ def test_a_file_that_others_may_write_is_not_believed(
         return os.stat_result(found)
 
     monkeypatch.setattr(classes.os, "fstat", owned)
+    monkeypatch.setattr(classes.os, "getuid", lambda: 1234)
     if believed:
         assert classes.load("img").unit == "ram:1M"
         return
