@@ -18,6 +18,11 @@ TABLE = """\
    2: 0100007F:1FBB 0100007F:C350 01 00000000:00000000 00:00000000 00000000     7        0 3 1 0
    3: 0100007F:C351 0100007F:1FBB 06 00000000:00000000 00:00000000 00000000     0        0 0 1 0
 """
+TABLE_6 = """\
+ sl  local_address                         remote_address                        st tx_queue rx_qu
+  0: 0000000000000000FFFF00000100007F:C350 0000000000000000FFFF00000100007F:1FBB 01 0:0 0:0 0 1001 0
+  1: 00000000000000000000000001000000:C350 00000000000000000000000001000000:1FBB 01 0:0 0:0 0 1002 0
+"""
 OWN = ("127.0.0.1", 0x1FBB)
 
 
@@ -28,6 +33,38 @@ def test_the_table() -> None:
     assert peers.find_user(lines, ("127.0.0.1", 0xC351), OWN) is None, "closed: nobody's"
     assert peers.find_user(lines, ("127.0.0.1", 0xC352), OWN) is None
     assert peers.find_user(["", "a b"], ("127.0.0.1", 0xC350), OWN) is None
+
+
+@pytest.mark.skipif(sys.byteorder != "little", reason="the table above is of a PC")
+def test_the_table_of_ipv6() -> None:
+    lines = TABLE_6.splitlines()
+    assert peers.find_user(lines, ("127.0.0.1", 0xC350), OWN) == 1001
+    assert (
+        peers.find_user(lines, ("::ffff:127.0.0.1", 0xC350), ("::ffff:127.0.0.1", 0x1FBB)) == 1001
+    )
+    assert peers.find_user(lines, ("::1", 0xC350), ("::1", 0x1FBB)) == 1002
+    assert peers.find_user(lines, ("::2", 0xC350), ("::1", 0x1FBB)) is None
+
+
+@pytest.mark.parametrize(
+    ("host", "own", "who"),
+    [
+        ("127.0.0.1", "127.0.0.1", peers.UNKNOWN),
+        ("127.0.0.2", "192.0.2.1", peers.UNKNOWN),
+        ("::1", "::1", peers.UNKNOWN),
+        ("::ffff:127.0.0.1", "::ffff:127.0.0.1", peers.UNKNOWN),
+        ("192.0.2.1", "192.0.2.1", peers.UNKNOWN),  # this machine, by its address
+        ("::ffff:192.0.2.1", "192.0.2.1", peers.UNKNOWN),
+        ("192.0.2.2", "192.0.2.1", "ip:192.0.2.2"),
+        ("::ffff:192.0.2.2", "::ffff:192.0.2.1", "ip:192.0.2.2"),
+        ("fe80::2%lo", "fe80::1%lo", "ip:fe80::2"),
+    ],
+)
+def test_who_is_in_no_table_is_of_this_machine_or_of_another(
+    host: str, own: str, who: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "_TABLES", ())
+    assert peers.who((host, 50000), (own, 80)) == who
 
 
 @pytest.fixture(params=["127.0.0.1", "::1", "::"])

@@ -101,6 +101,7 @@ def test_a_long_name_keeps_its_end() -> None:
     id_ = places.instance_id("img", "/" + "a" * 200 + "/holiday.img")
     assert id_.startswith("img.") and "-holiday-img-" in id_
     assert len(id_.removeprefix("img.")) <= 40 + 1 + 8
+    assert places.instance_id("img", "/").startswith("img.disk-")
     assert places.instance_id("img", "x" * 61) == "img." + "x" * 61
     assert places.instance_id("img", "x" * 62) != "img." + "x" * 62
     assert places.instance_id("a" * 63, "x" * 1024).startswith("a" * 63 + ".")
