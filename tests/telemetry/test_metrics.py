@@ -214,7 +214,7 @@ def test_over_http() -> None:
         assert b"/metrics" in _get(address, "/")[1]
         assert _get(address, "/nothing")[0] == 404
         assert _get(address, "/metrics", "POST")[0] == 501
-        with pytest.raises(UsageError, match="cannot listen"):
+        with pytest.raises(UsageError, match=f"cannot listen on {address[0]} port {address[1]}: "):
             MetricsServer(address, str)
 
 

@@ -1,4 +1,4 @@
-"""attach, mount, eject and list: a unit as a block device of this machine."""
+"""attach, mount, eject: a unit as a block device of this machine."""
 
 from __future__ import annotations
 

@@ -112,7 +112,9 @@ launcher = click.Group(
             params=[_USER, _CONSOLE],
             help="Write systemd's unit files: a socket, and the service behind it.",
         ),
-        click.Command("uninstall", callback=_uninstall, params=[_USER], help="Remove these files."),
+        click.Command(
+            "uninstall", callback=_uninstall, params=[_USER], help="Remove what install wrote."
+        ),
     ],
 )
 

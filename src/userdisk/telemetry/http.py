@@ -33,7 +33,8 @@ class MetricsServer:
             self._server = _Server(address, page)
         except (OSError, UnicodeError) as error:
             why = getattr(error, "strerror", None) or str(error)
-            raise UsageError(f"--metrics: cannot listen on {address[0]}: {why}") from None
+            where = f"{address[0]} port {address[1]}"
+            raise UsageError(f"--metrics: cannot listen on {where}: {why}") from None
         host, port = self._server.server_address[:2]
         self.address: tuple[str, int] = str(host), int(port)
         self._thread = threading.Thread(
