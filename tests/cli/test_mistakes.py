@@ -71,6 +71,8 @@ def userdisk(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     ("words", "said"),
     [
         ("serve units.py", "units.py: name the class as well, units.py:Class"),
+        ("serve units.Whole", "a class is written units.py:Whole, an image ./units.Whole\n"),
+        ("serve units.Whole --size 1M", "units.Whole: a class is written units.py:Whole,"),
         ("serve units.py:", "units.py:: name the class as well, units.py:Class"),
         ("serve units.py:whole", "units.py:whole: units.py: has no class whole; it has Whole,"),
         ("serve units.py:Sizeless", "units.py:Sizeless: Sizeless: has no block_count, the number"),

@@ -59,3 +59,10 @@ def test_an_argument_that_nothing_uses_is_said() -> None:
     assert values.words(["prog", "%1"]) == ("prog", "a")
     with pytest.raises(UsageError, match="argument 2"):
         values.check_all_used()
+
+
+def test_an_option_in_the_wrong_place_is_recognised() -> None:
+    values = Values(["disk.img", "--no-wait"], NAMES)
+    assert values.expand("%1") == "disk.img"
+    with pytest.raises(UsageError, match=r"'--no-wait'.*; options come before the class$"):
+        values.check_all_used()

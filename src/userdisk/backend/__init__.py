@@ -138,10 +138,15 @@ def _maker(spec: str) -> Callable[[_Request], StorageUnit]:
         raise UsageError(f"{spec}: name the class as well, {spec.rstrip(':')}:Class")
     if mode == 0 and spec == "ram":
         raise UsageError("ram: needs a size, as in ram:1G")
+    if mode == 0 and (dotted := _DOTTED.fullmatch(spec)):
+        module, name = dotted.groups()
+        raise UsageError(f"{spec}: a class is written {module}.py:{name}, an image ./{spec}")
     return _device if stat.S_ISBLK(mode) else _image
 
 
 _CLASS: Final = re.compile(r"(?:.+\.py|[^\W\d]\w*(?:\.[^\W\d]\w*)*):[^\W\d]\w*", re.DOTALL)
+#: what looks like a class as Python names it: its last word has capitals and small letters
+_DOTTED: Final = re.compile(r"([^\W\d]\w*)\.([A-Z]\w*[a-z]\w*)")
 
 
 def _ram(request: _Request) -> StorageUnit:

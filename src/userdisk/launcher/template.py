@@ -46,7 +46,10 @@ class Values:
         """Raise `UsageError` for an argument that the class has no use for."""
         for number, text in enumerate(self.arguments, 1):
             if number not in self.used:
-                raise UsageError(f"argument {number} ({text[:80]!r}): the class does not use it")
+                hint = "; options come before the class" if text.startswith("-") else ""
+                raise UsageError(
+                    f"argument {number} ({text[:80]!r}): the class does not use it{hint}"
+                )
 
     def _value(self, match: re.Match[str]) -> str:
         key = match[1]
