@@ -58,6 +58,7 @@ def main() -> int:
         offer = _Offer(unit, request)
         start(offer.server, request["unit"])
     except (UserdiskError, OSError) as error:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # told to end now, there is no more to say
         told.say({"error": line_of(error), "usage": isinstance(error, UsageError)})
         return 1
     except KeyboardInterrupt:

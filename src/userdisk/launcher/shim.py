@@ -117,7 +117,7 @@ class Shim:
             self._up(self._processes.start(self._spec.start_timeout))
         except UserdiskError as error:
             self._processes.kill()
-            reason = f"{error}{self._last_words()}"
+            reason = f"{error}{self._last_words(str(error))}"
             if self._standing.stopping:
                 reason = "it was stopped while it started"
             self._standing.update(state=State.FAILED, last_error=reason)
@@ -130,12 +130,14 @@ class Shim:
         self._close()
         return 0
 
-    def _last_words(self) -> str:
-        """The last line of the log, whose file goes with the folder."""
+    def _last_words(self, error: str) -> str:
+        """The last line of the log, whose file goes with the folder; "" if `error` has it."""
         self._log.settle()
         lines = [line.strip() for line in log_file.tail(self._folder, _LAST_LINES)]
         said = [line for line in lines if line and line.isprintable()]
-        return f"; it said: {said[-1][:_LAST_LENGTH]}" if said else ""
+        if not said or said[-1] in error:
+            return ""
+        return f"; it said: {said[-1][:_LAST_LENGTH]}"
 
     def _say_ready(self, ready: int) -> None:
         self._attached.wait()

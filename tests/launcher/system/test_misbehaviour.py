@@ -27,6 +27,23 @@ from userdisk.cli.main import main
 sys.exit(main(["serve", "--pipe", os.environ["USERDISK_SOCKET"], "ram:4M"]))
 """
 
+RAISES = """
+from userdisk import StorageUnit
+
+class Raises(StorageUnit):
+    block_count = 2048
+
+    def open(self):
+        raise RuntimeError("no storage today")
+
+    def read(self, lba, blocks, fua): ...
+    def write(self, lba, data, fua): ...
+
+class Unmade(Raises):
+    def __init__(self):
+        raise RuntimeError("no storage today")
+"""
+
 
 def with_program(stable: Stable, before: str, **fields: Any) -> Spec:
     words = program(stable.folder / "program.py", SERVES.format(before=before))
@@ -62,6 +79,13 @@ def test_a_program_that_ends_at_once(stable: Stable) -> None:
     line = refused(stable, given)
     assert "ended with status 7 before it listened" in line
     assert line.endswith("; it said: no such volume")
+
+
+def test_what_the_reason_says_is_not_said_again(stable: Stable) -> None:
+    (stable.folder / "raising.py").write_text(RAISES)
+    for name in ("Raises", "Unmade"):
+        line = refused(stable, stable.spec(f"{stable.folder}/raising.py:{name}"))
+        assert line.count("no storage today") == 1 and "it said" not in line, line
 
 
 def test_a_program_that_never_listens(stable: Stable) -> None:
