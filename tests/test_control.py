@@ -97,7 +97,7 @@ def test_a_stream_that_fails_says_why(
 def test_only_its_user_may_ask(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-    monkeypatch.setattr(control, "_allowed", lambda peer: False)
+    monkeypatch.setattr(control, "trusted", lambda peer: False)
     with pytest.raises((UserdiskError, OSError)):
         control.ask(path, {"verb": "echo"}, 10)
 
@@ -111,7 +111,7 @@ def test_who_is_allowed(uid: int, allowed: bool, monkeypatch: pytest.MonkeyPatch
             return control._CREDENTIALS.pack(1, uid, 0)
 
     monkeypatch.setattr(control.os, "getuid", lambda: 1000)
-    assert control._allowed(Peer()) is allowed  # type: ignore[arg-type]
+    assert control.trusted(Peer()) is allowed  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("line", [b"\n", b"[]\n", b"{\n", b"[" * 60000 + b"\n", b"\xff\n"])
@@ -151,13 +151,26 @@ def test_sockets_of_dead_processes_are_removed(path: Path) -> None:
     assert not dead.exists()
 
 
-def test_a_folder_that_others_may_write_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["run", "run/control"])
+@pytest.mark.parametrize("whose", ["others may write", "another's", "a link"])
+def test_a_folder_of_others_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, whose: str
 ) -> None:
-    monkeypatch.setenv("USERDISK_RUN", str(tmp_path))
-    (tmp_path / "control").mkdir()
-    (tmp_path / "control").chmod(0o777)
+    """Who comes first to /tmp/userdisk-UID makes it."""
+    monkeypatch.setenv("USERDISK_RUN", str(tmp_path / "run"))
+    (tmp_path / "run/control").mkdir(parents=True)
+    if whose == "others may write":
+        (tmp_path / name).chmod(0o777)
+    elif whose == "a link":
+        (tmp_path / name).rename(tmp_path / "elsewhere")
+        (tmp_path / name).symlink_to(tmp_path / "elsewhere")
+    elif os.getuid() != 0:
+        pytest.skip("only root can give a folder away")
+    else:
+        os.chown(tmp_path / name, 65534, 65534)
     with pytest.raises(UserdiskError, match="nobody else may write"):
         control.processes()
     with pytest.raises(UserdiskError, match="nobody else may write"):
         control.Control({})
+    with pytest.raises(UserdiskError, match="nobody else may write"):
+        control.own_folder(tmp_path / "run/control", 0o755)

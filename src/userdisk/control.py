@@ -13,10 +13,11 @@ import json
 import logging
 import os
 import socket
+import stat
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -65,7 +66,7 @@ class Control:
     def __init__(self, verbs: Mapping[str, Verb], path: Path | None = None) -> None:
         self._verbs = verbs
         self._peers = threading.BoundedSemaphore(_MAX_PEERS)
-        self._path = path or _own_folder() / str(os.getpid())
+        self._path = path or own_folder(folder(), 0o700) / str(os.getpid())
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             with contextlib.suppress(FileNotFoundError):
@@ -101,7 +102,7 @@ class Control:
                 peer, _ = self._listener.accept()
             except OSError:
                 return
-            if not _allowed(peer) or not self._peers.acquire(blocking=False):
+            if not trusted(peer) or not self._peers.acquire(blocking=False):
                 peer.close()
                 continue
             threading.Thread(target=self._serve, args=(peer,), daemon=True).start()
@@ -160,7 +161,7 @@ def _failure(error: Exception, what: str) -> Answer:
 def processes() -> list[Path]:
     """The sockets of this user's processes; those that nobody listens on any more are removed."""
     try:
-        _check(folder(), (os.getuid(),))
+        _check(folder().parent, folder())
         paths = sorted(folder().iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return []
@@ -233,7 +234,8 @@ def _line(peer: socket.socket, most: int, seconds: float) -> bytes:
     return line
 
 
-def _allowed(peer: socket.socket) -> bool:
+def trusted(peer: socket.socket) -> bool:
+    """Whether root or this user is at the other end of a Unix socket."""
     return _peer(peer)[1] in (0, os.getuid())
 
 
@@ -244,20 +246,26 @@ def _peer(connection: socket.socket) -> tuple[int, int]:
     return pid, user
 
 
-def _own_folder() -> Path:
-    """The folder, made when it is missing; nobody else may write there."""
-    path = folder()
+def own_folder(path: Path, mode: int) -> Path:
+    """A folder in the run folder, which is made with it when it is missing.
+
+    Raises `OSError`, and `UserdiskError` if others may write there: who comes first to /tmp could
+    take the place of what is in it.
+    """
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    path.mkdir(mode=0o700, exist_ok=True)
-    _check(path.parent, (0, os.getuid()))
-    _check(path, (os.getuid(),))
+    path.mkdir(mode=mode, exist_ok=True)
+    _check(path.parent, path)
     return path
 
 
-def _check(path: Path, owners: Sequence[int]) -> None:
-    found = path.lstat()
-    if found.st_uid not in owners or found.st_mode & 0o022 or not path.is_dir():
-        raise UserdiskError(f"{path}: must belong to this user, and nobody else may write there")
+def _check(*paths: Path) -> None:
+    for path in paths:
+        found = path.lstat()
+        ours = found.st_uid in (0, os.getuid()) and stat.S_ISDIR(found.st_mode)
+        if not ours or found.st_mode & 0o022:
+            raise UserdiskError(
+                f"{path}: must belong to this user, and nobody else may write there"
+            )
 
 
 def _stale(path: Path) -> bool:

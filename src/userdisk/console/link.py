@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from userdisk import whole_file
+from userdisk import control, whole_file
 from userdisk.errors import UserdiskError
 from userdisk.launcher import places
 from userdisk.secret_file import read_secret_file
@@ -29,14 +29,7 @@ class Link:
         self._path = self._folder / "console"
         self._lock: int | None = None
         try:
-            self._folder.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            self._folder.mkdir(mode=0o755, exist_ok=True)
-            for each in (self._folder.parent, self._folder):
-                status = each.lstat()
-                if status.st_uid not in (0, os.getuid()) or status.st_mode & 0o022:
-                    raise UserdiskError(
-                        f"{each}: must belong to this user, and nobody else may write there"
-                    )
+            control.own_folder(self._folder, 0o755)
         except OSError as error:
             raise UserdiskError(f"{self._folder}: {error.strerror}") from None
 

@@ -148,6 +148,8 @@ class _Connection(http.client.HTTPConnection):
             self.sock.settimeout(_CONNECT)
             with control.short(self._path) as name:
                 self.sock.connect(name)
+            if not control.trusted(self.sock):
+                raise UserdiskError(f"{self._path}: another user's process answers there")
             self.sock.settimeout(self._seconds)
         except BaseException:
             self.sock.close()

@@ -131,9 +131,7 @@ def _listen(path: Path) -> socket.socket:
     """A socket that everybody may connect to: who may do what is decided for each request."""
     sock: socket.socket | None = None
     try:
-        path.parent.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        path.parent.mkdir(mode=0o755, exist_ok=True)
-        _check(path.parent)
+        control.own_folder(path.parent, 0o755)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         with control.short(path) as name:
             try:
@@ -161,9 +159,3 @@ def _refuse_second(path: Path, name: str) -> None:
         except OSError:
             pass
     raise UserdiskError(f"{path}: a launcher runs already")
-
-
-def _check(folder: Path) -> None:
-    status = folder.lstat()
-    if status.st_uid != os.getuid() or status.st_mode & 0o022:
-        raise UserdiskError(f"{folder}: must belong to this user, and nobody else may write there")

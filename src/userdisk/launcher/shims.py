@@ -37,7 +37,7 @@ def start(given: Spec) -> Status:
     Raises `Exists`, and `UsageError` and `UserdiskError` as the shim does; nothing is left then.
     """
     folder = places.instance_folder(given.id)
-    folder.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    control.own_folder(folder.parent, 0o755)
     try:
         folder.mkdir(mode=0o700)
     except FileExistsError:
