@@ -33,7 +33,7 @@ class Marked:
         self._port = port
         self._device = dm_device
         self._flushes = 0
-        self.geometry, self.kind = port.geometry, port.kind
+        self.geometry, self.kind, self.plain = port.geometry, port.kind, False
         self.close = port.close
         self._mark()
 
@@ -56,9 +56,8 @@ class Marked:
 
 
 def _operations(block_count: int) -> Iterator[tuple[str, int, int]]:
-    for letter, (lba, blocks) in zip(
-        cycle(ROUND), Plan(1, "W", RANDOM, RANDOM, block_count, _MOST).groups(), strict=False
-    ):
+    ranges = Plan(1, "W", RANDOM, RANDOM, block_count, _MOST).operations()
+    for letter, (_, lba, blocks) in zip(cycle(ROUND), ranges, strict=False):
         yield letter, lba, blocks
 
 

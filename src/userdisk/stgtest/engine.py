@@ -111,7 +111,7 @@ class Engine:
                 ended = self._port.collect()
                 now = perf_counter()
                 self._flying -= len(ended)
-                if self._again or not (self._port.plain or not any(map(_ERROR, ended))):
+                if self._again or (not self._port.plain and any(map(_ERROR, ended))):
                     ended = self._again.keep(ended, now)
                     self.meter.refused = self._again.count
                 if self._record is not None and ended:
