@@ -79,8 +79,10 @@ format: setup ## rewrite the sources in the project's style
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
+# Those that failed try twice, too; --reruns would cost as much as all of these tests.
+UNIT := $(BIN)/python -m pytest -q $(addprefix --ignore=,$(SYSTEM_TESTS))
 unit: setup ## the fast tests: no root, no other programs
-	$(BIN)/python -m pytest -q $(AGAIN) --numprocesses auto $(addprefix --ignore=,$(SYSTEM_TESTS))
+	$(UNIT) --numprocesses auto $(if $(CI),|| $(UNIT) --last-failed --last-failed-no-failures all)
 
 core: setup packages ## iSCSI and attached disks with other people's initiators, kernels and tools
 	$(BIN)/python -m pytest -q $(AGAIN) $(addprefix --ignore=,$(NBD_TESTS) $(TOOLS_TESTS)) $(CORE_TESTS)
