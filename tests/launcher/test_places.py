@@ -105,3 +105,11 @@ def test_a_long_name_keeps_its_end() -> None:
     assert places.instance_id("img", "x" * 61) == "img." + "x" * 61
     assert places.instance_id("img", "x" * 62) != "img." + "x" * 62
     assert places.instance_id("a" * 63, "x" * 1024).startswith("a" * 63 + ".")
+
+
+def test_what_is_an_id_of_an_instance() -> None:
+    for name in ("disk1", "..", "--", "/a/holiday.img", "x" * 1024, "\udcff", "-", "_.", "é"):
+        assert places.is_instance_id(places.instance_id("img", name)), name
+    for text in ("", "img", "img.", ".x", "..", "img..", "img./", "img.a\0", "IMG.a", "img.a\n",
+                 "img.é", "img." + "x" * 62):  # fmt: skip
+        assert not places.is_instance_id(text), text

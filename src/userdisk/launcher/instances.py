@@ -58,7 +58,9 @@ class Instances:
             return [self._known[id_] for id_ in sorted(self._known)]
 
     def get(self, id_: str) -> Known | None:
-        """One of them, as it is now."""
+        """One of them, as it is now; None also for what is no ID."""
+        if not places.is_instance_id(id_):
+            return None
         self.look(id_)
         with self._lock:
             return self._known.get(id_)

@@ -81,6 +81,12 @@ def api_sockets() -> Iterator[Path]:
     yield api_socket()
 
 
+def is_instance_id(text: str) -> bool:
+    """Whether there can be an instance with this ID, and a folder with that name."""
+    class_, _, name = text.partition(".")
+    return bool(_CLASS.fullmatch(class_) and _PLAIN.fullmatch(name))
+
+
 def instance_id(class_: str, name: str) -> str:
     """CLASS.NAME if the name is plain, else CLASS.SLUG-HASH: the same for the same two.
 

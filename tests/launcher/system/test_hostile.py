@@ -92,13 +92,15 @@ def test_requests_that_never_end_delay_no_other_user(service: Service) -> None:
         (b"GET /" + b"x" * 70_000, b"400"),
         (b"\0\0\0\0\r\n\r\n", b"400"),
         (b"GET /v1/service HTTP/1.1\r\n\r\n", b"400"),
+        (b"GET /v1/instances/%00 HTTP/1.1\r\nHost: x\r\n\r\n", b"404"),
+        (b"DELETE /v1/instances/ram.a%00 HTTP/1.1\r\nHost: x\r\n\r\n", b"404"),
         (
             b"POST /v1/instances HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
             + (b"8000\r\n" + b" " * 0x8000 + b"\r\n") * 3,
             b"413",
         ),
     ],
-    ids=["header", "path", "noise", "host", "chunks"],
+    ids=["header", "path", "noise", "host", "NUL", "a NUL later", "chunks"],
 )
 def test_what_is_huge_or_malformed(service: Service, request_: bytes, status: bytes) -> None:
     with connected(service) as peer:
